@@ -1,0 +1,312 @@
+/*
+ * The bundled event loop. One contract on every engine: a receive is posted before the data comes;
+ * spans of pool buffers are lent to the callback; what is not retained goes back by itself.
+ *
+ *   engine    how                                            where
+ *   uring     multishot accept and receive into a shared     Linux with io_uring
+ *             ring of pool buffers, batched sends
+ *   epoll     reads into a pool buffer when epoll says so    Linux
+ *   poll      the same over poll(2)                          everywhere
+ *
+ * An idle connection holds no buffer on any of them. Which engine was taken, and why not another,
+ * is what berth_loop_explain says.
+ *
+ * Threads: a loop, its connections, its table and its pool belong to the thread that runs it.
+ * berth_loop_stop may come from any thread and from a signal handler. Run one loop per thread.
+ *
+ * Callbacks: each may close, abort, pause or send on any connection of the loop, its own included.
+ * A connection pointer is valid until its close callback has returned; across turns keep a token
+ * (berth_conn_token) and ask berth_conn_find. No callback is entered from inside a berth call: they
+ * come from berth_loop_turn and berth_loop_run only (and close callbacks from berth_loop_destroy).
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef BERTH_LOOP_H
+#define BERTH_LOOP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "berth/attr.h"
+#include "berth/copies.h"
+#include "berth/pool.h"
+#include "berth/stats.h"
+#include "berth/table.h"
+#include "berth/token.h"
+
+BERTH_BEGIN_DECLS
+
+struct berth_loop;
+struct berth_listener;
+
+/** A connection. It is its table slot: it never moves, and 40 bytes of it are yours. */
+struct berth_conn;
+
+/** Bytes of your own state in every connection: berth_conn_payload. */
+#define BERTH_CONN_PAYLOAD_BYTES BERTH_SLOT_PAYLOAD_BYTES
+
+/** The longest address text, with its ending zero: "unix:" and 108 bytes of path and some room. */
+#define BERTH_ADDRESS_TEXT_MAX 128
+
+/* ---- the callbacks ------------------------------------------------------------------------- */
+
+/**
+ * What you want to hear. Any member may be NULL. The struct must outlive the listeners and
+ * connections that were given it. `reason` is 0 or -errno.
+ */
+struct berth_handlers {
+    /**
+     * A connection was accepted, connected or adopted; `ctx` is what you gave with the handlers.
+     * Return nonzero to refuse it: it is closed, and no other callback comes.
+     */
+    int (*open)(struct berth_conn *conn, void *ctx);
+
+    /**
+     * Bytes have come: `n` spans (at least 1) of `bytes` in all. They are lent: read them now, or
+     * berth_retain what must stay. Writing into them is allowed.
+     */
+    void (*data)(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes);
+
+    /** The send queue, which had passed send_high_bytes, is under send_low_bytes again. */
+    void (*drained)(struct berth_conn *conn);
+
+    /** The peer has finished sending; you may still send. NULL: the connection is closed then,
+     *  after what is queued has been sent. */
+    void (*eof)(struct berth_conn *conn);
+
+    /**
+     * The connection is over, exactly once for every open that returned 0, and nothing after it.
+     * `reason`: 0 when both sides finished, -ECANCELED when you aborted it or the loop was
+     * destroyed, -ECONNRESET, -EPIPE, -ETIMEDOUT ... as the kernel said. For berth_connect it may
+     * come without an open: the connection could not be made, and `reason` says why.
+     */
+    void (*close)(struct berth_conn *conn, int reason);
+};
+
+/* ---- the loop -------------------------------------------------------------------------------- */
+
+/** How to make a loop. Fill with berth_loop_options_init, then change what you need. Since 0.1. */
+struct berth_loop_options {
+    uint32_t abi;           /**< set by berth_loop_options_init; a mismatch is refused */
+    const char *engine;     /**< "auto", "uring", "epoll" or "poll". BERTH_ENGINE in the environment
+                                 overrides "auto" and NULL */
+    uint32_t conns_max;     /**< descriptors below this number can be connections: see slots_max */
+    uint32_t cold_bytes;    /**< of your own cold record per connection: berth_conn_cold; 0 to 3,968 */
+    uint32_t receive_buffers; /**< buffers posted to the kernel at most (uring): 16 to 32,768, rounded
+                                 up to a power of two; default 1,024 of 4 KiB */
+    uint32_t fairness_bytes;  /**< a connection's share of one turn; default 64 KiB */
+    uint32_t send_high_bytes; /**< queued bytes at which receiving pauses; default 256 KiB */
+    uint32_t send_low_bytes;  /**< and at which it resumes, and `drained` is called; default 64 KiB */
+    uint32_t send_max_bytes;  /**< queued bytes at which a send is refused; default 16 MiB */
+    uint32_t close_timeout_ms; /**< how long a close waits for its last bytes; default 5,000 */
+    uint32_t events_max;      /**< events taken per turn: 16 to 8,192; default 1,024 */
+    int keep_receiving;       /**< nonzero: do not pause by itself at send_high_bytes */
+    const struct berth_pool_options *pool;  /**< NULL: the defaults */
+    enum berth_huge_pages huge_pages;       /**< of the table */
+};
+
+#define BERTH_LOOP_ABI ((uint32_t)(0xbe030000u | (sizeof(void *) == 8)))
+
+/** Fills `options` with the defaults. Since 0.1. */
+BERTH_INLINE void
+berth_loop_options_init(struct berth_loop_options *options)
+{
+    options->abi = BERTH_LOOP_ABI;
+    options->engine = NULL;
+    options->conns_max = BERTH_TABLE_SLOTS_DEFAULT;
+    options->cold_bytes = 0;
+    options->receive_buffers = 1024;
+    options->fairness_bytes = 64 * 1024;
+    options->send_high_bytes = 256 * 1024;
+    options->send_low_bytes = 64 * 1024;
+    options->send_max_bytes = 16 * 1024 * 1024;
+    options->close_timeout_ms = 5000;
+    options->events_max = 1024;
+    options->keep_receiving = 0;
+    options->pool = NULL;
+    options->huge_pages = BERTH_HUGE_AUTO;
+}
+
+/**
+ * Makes a loop owned by the calling thread. With engine "auto" the first of uring, epoll, poll that
+ * this system grants is taken: a refusal (seccomp, sysctl, memlock, an old kernel) is not an error,
+ * and berth_loop_explain tells it.
+ *
+ * @param options  NULL for the defaults. Not kept.
+ * @return 0; -EINVAL: an argument out of range, or no such engine; -EPROTO: headers and library
+ *         differ; -ENOMEM; -EMFILE; or, with an engine asked for by name, why that one failed.
+ */
+BERTH_API BERTH_NODISCARD int berth_loop_create(struct berth_loop **loop,
+                                                const struct berth_loop_options *options);
+
+/**
+ * Closes every connection (their close callbacks come with -ECANCELED) and listener, and frees the
+ * loop. Not from a callback. NULL is allowed. Returns 0; -EBUSY inside a callback; -ECHILD in a
+ * child of fork(2), which must not touch its parent's loop. Leases still held keep the pool's memory
+ * alive only if released before: release them first, or their memory is leaked and counted.
+ */
+BERTH_API int berth_loop_destroy(struct berth_loop *loop);
+
+/**
+ * Turns until berth_loop_stop. Returns 0 when stopped, -EBUSY inside a callback, -ECHILD in a child
+ * of fork(2), or -errno if the engine itself failed.
+ */
+BERTH_API int berth_loop_run(struct berth_loop *loop);
+
+/**
+ * One turn: waits up to `timeout_ms` (-1: for ever, 0: not at all) for events, and handles them.
+ * Returns how many were handled, or as berth_loop_run.
+ */
+BERTH_API int berth_loop_turn(struct berth_loop *loop, int timeout_ms);
+
+/**
+ * Makes berth_loop_run return after the current turn, or at once if it is not running now. Any
+ * thread; also from a signal handler (it makes one write(2)). Returns 0 or -EINVAL.
+ */
+BERTH_API int berth_loop_stop(struct berth_loop *loop);
+
+/**
+ * Writes a few lines of text: the engine taken, the features used, and why the others were not.
+ * Returns the length it needs, as snprintf does; `size` may be 0.
+ */
+BERTH_API int berth_loop_explain(const struct berth_loop *loop, char *text, size_t size);
+
+/** "uring", "epoll" or "poll". */
+BERTH_API const char *berth_loop_engine(const struct berth_loop *loop);
+
+/** The loop's own table and pool: the same objects that libberth offers. Theirs is the loop's life. */
+BERTH_API struct berth_table *berth_loop_table(struct berth_loop *loop);
+BERTH_API struct berth_pool *berth_loop_pool(struct berth_loop *loop);
+
+/** A copy of the counters. */
+BERTH_API void berth_loop_stats_get(const struct berth_loop *loop, struct berth_loop_stats *stats);
+
+/** A copy of the copy ledger, the pool's part included. */
+BERTH_API void berth_loop_copies_get(const struct berth_loop *loop, struct berth_copies *copies);
+
+/** Connections open now, those being closed included. */
+BERTH_API uint32_t berth_loop_conns(const struct berth_loop *loop);
+
+/* ---- where connections come from --------------------------------------------------------------
+ *
+ * Addresses: "tcp://host:port", "tcp://[::1]:port" (numeric hosts, or "localhost", or "*" for all),
+ * "unix:/path", "unix:@abstract". Port 0 lets the kernel choose.
+ */
+
+/**
+ * Listens. Connections it accepts get `handlers` and `ctx`. A stale unix socket file (nobody
+ * listens) is replaced; the file is removed with the listener.
+ * @param listener  receives the listener; may be NULL (it then lives as long as the loop).
+ * @return 0; -EINVAL: not an address; -EADDRINUSE, -EACCES, ... from the kernel; -EMFILE: the
+ *         descriptor is past conns_max, or 255 listeners exist; -ENOMEM.
+ */
+BERTH_API BERTH_NODISCARD int berth_listen(struct berth_loop *loop, const char *address,
+                                           const struct berth_handlers *handlers, void *ctx,
+                                           struct berth_listener **listener);
+
+/** Stops listening. Its connections live on. NULL is allowed. */
+BERTH_API void berth_listener_close(struct berth_listener *listener);
+
+/** Writes the real address, as text that berth_connect takes. 0, or -ENOSPC. */
+BERTH_API int berth_listener_address(const struct berth_listener *listener, char *text,
+                                     size_t size);
+
+/**
+ * Starts to connect. `open` follows when it is done, or `close` alone if it fails.
+ * @param token  receives the connection's token; may be NULL.
+ * @return 0; -EINVAL; -EMFILE; -ENOMEM; or what the kernel said at once.
+ */
+BERTH_API BERTH_NODISCARD int berth_connect(struct berth_loop *loop, const char *address,
+                                            const struct berth_handlers *handlers, void *ctx,
+                                            berth_token *token);
+
+/**
+ * Takes over a connected stream socket. The loop owns `fd` from a return of 0 on; on an error it is
+ * still yours. `open` is called in the next turn.
+ * @return 0; -EBADF; -ENOTSOCK; -EPROTOTYPE: not a stream socket; -ENOTCONN; -EEXIST: the loop has
+ *         it already; -EMFILE: past conns_max; -ENOMEM.
+ */
+BERTH_API BERTH_NODISCARD int berth_adopt(struct berth_loop *loop, int fd,
+                                          const struct berth_handlers *handlers, void *ctx,
+                                          berth_token *token);
+
+/* ---- sending -----------------------------------------------------------------------------------
+ *
+ * One ordered stream per connection. A send never blocks and never sends from inside the call: it
+ * queues, and what a turn has queued for a connection goes out together at the end of its event.
+ * Short sends are resumed. Every send returns 0, or:
+ *   -EPIPE     the connection is closing, or its sending side has been shut down
+ *   -ENOBUFS   send_max_bytes would be passed, or no buffer is free: nothing was queued
+ *   -EINVAL    NULL, or a length over 1 GiB
+ */
+
+/** Copies `length` bytes into the send queue (counted as sent_gather). */
+BERTH_API int berth_send(struct berth_conn *conn, const void *data, size_t length);
+
+/** Queues leased bytes without copying. The loop owns the lease from a return of 0 on. */
+BERTH_API int berth_send_lease(struct berth_conn *conn, struct berth_lease lease);
+
+/** Queues all leases of the chain, which is empty after a return of 0 and unchanged otherwise. */
+BERTH_API int berth_send_chain(struct berth_conn *conn, struct berth_chain *chain);
+
+/** Bytes queued and not yet taken by the kernel. */
+BERTH_API size_t berth_conn_queued(const struct berth_conn *conn);
+
+/* ---- a connection --------------------------------------------------------------------------- */
+
+/** Sends what is queued, then ends the sending side: the peer sees the end of the stream. 0/-EPIPE. */
+BERTH_API int berth_conn_shutdown(struct berth_conn *conn);
+
+/**
+ * Closes: no more data callbacks; what is queued is sent (for close_timeout_ms at most); then `close`
+ * is called and the descriptor closed. Returns 0, or -EALREADY.
+ */
+BERTH_API int berth_conn_close(struct berth_conn *conn);
+
+/** Closes at once with a reset; what is queued is dropped. Returns 0, or -EALREADY when aborting. */
+BERTH_API int berth_conn_abort(struct berth_conn *conn);
+
+/**
+ * How many more bytes may be received: 0 stops receiving, BERTH_CREDIT_UNLIMITED (the default)
+ * lifts the limit. Bytes delivered use it up; what arrived before the call took effect may exceed it
+ * by what the kernel had already received. An end of stream is seen only while there is credit.
+ * Returns 0, or -EPIPE when the connection is closing.
+ */
+BERTH_API int berth_conn_credit(struct berth_conn *conn, size_t bytes);
+#define BERTH_CREDIT_UNLIMITED SIZE_MAX
+
+/** Your 40 bytes, zero when the connection opens. Valid as long as `conn`. */
+BERTH_INLINE void *
+berth_conn_payload(struct berth_conn *conn)
+{
+    return berth_slot_payload((struct berth_slot *)(void *)conn);
+}
+
+/** Your cold record (options.cold_bytes), zero when the connection opens; NULL if there is none. */
+BERTH_API void *berth_conn_cold(struct berth_conn *conn);
+
+/** What outlives the connection: keep this, not the pointer. */
+BERTH_INLINE berth_token
+berth_conn_token(const struct berth_conn *conn)
+{
+    return berth_slot_token((const struct berth_slot *)(const void *)conn, 0);
+}
+
+/** The open connection that `token` names, or NULL. One cache line. */
+BERTH_API struct berth_conn *berth_conn_find(struct berth_loop *loop, berth_token token);
+
+/** The loop, the `ctx` and the descriptor of a connection. Do not close the descriptor. */
+BERTH_API struct berth_loop *berth_conn_loop(const struct berth_conn *conn);
+BERTH_API void *berth_conn_context(const struct berth_conn *conn);
+BERTH_INLINE int
+berth_conn_fd(const struct berth_conn *conn)
+{
+    return berth_slot_fd((const struct berth_slot *)(const void *)conn);
+}
+
+/** Writes the peer's address. 0, -ENOSPC, or what getpeername(2) said. */
+BERTH_API int berth_conn_peer(const struct berth_conn *conn, char *text, size_t size);
+
+BERTH_END_DECLS
+
+#endif

@@ -1,0 +1,79 @@
+/*
+ * Counters: what happened, for a person who asks why. Plain structs of 64-bit counters that only
+ * grow (except where a comment says "now"), owned by one thread and copied on request. Subtract two
+ * snapshots with berth_stats_delta.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef BERTH_STATS_H
+#define BERTH_STATS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "berth/attr.h"
+
+BERTH_BEGIN_DECLS
+
+/** Of one table. Since 0.1. */
+struct berth_table_stats {
+    uint64_t claimed;     /**< slots claimed */
+    uint64_t stale;       /**< lookups refused: the incarnation is gone */
+    uint64_t malformed;   /**< lookups refused: zero, out of range, or another thread's slot */
+    uint64_t ghosts;      /**< stale events whose registration was removed from the event queue */
+    uint64_t rebuilds;    /**< event queues rebuilt because a ghost could not be removed */
+    uint64_t refused_full;/**< claims refused: index at or past slots_max, or all slots live */
+    uint64_t live;        /**< slots live now */
+    uint64_t live_max;    /**< the most that were live at once */
+};
+
+/** Of one pool; `now` figures are in buffers. Since 0.1. */
+struct berth_pool_stats {
+    uint64_t gets;           /**< buffers handed out */
+    uint64_t refused;        /**< requests refused for want of a buffer */
+    uint64_t illegal;        /**< illegal steps refused: double release, foreign buffer, ... */
+    uint64_t remote_releases;/**< releases that came from another thread */
+    uint64_t waits;          /**< waiters queued */
+    uint64_t slabs;          /**< slabs held now */
+    uint64_t slab_bytes;     /**< bytes of those slabs now */
+    uint64_t outstanding;    /**< buffers not free now */
+    uint64_t outstanding_max;/**< the most that were not free at once */
+};
+
+/** Of one loop. Since 0.1. */
+struct berth_loop_stats {
+    uint64_t turns;          /**< times round the loop */
+    uint64_t syscalls;       /**< system calls made, liburing's included */
+    uint64_t accepted;       /**< connections accepted */
+    uint64_t connected;      /**< connections that berth_connect completed */
+    uint64_t adopted;        /**< descriptors adopted */
+    uint64_t closed;         /**< connections closed, for whatever reason */
+    uint64_t receives;       /**< data callbacks */
+    uint64_t sends;          /**< send operations that moved bytes */
+    uint64_t received_bytes; /**< payload bytes delivered to callbacks */
+    uint64_t sent_bytes;     /**< payload bytes the kernel accepted */
+    uint64_t sends_short;    /**< sends that moved less than was asked, and were resumed */
+    uint64_t rearms;         /**< receives posted again after a multishot one ended */
+    uint64_t enobufs;        /**< receives that found no buffer */
+    uint64_t starved;        /**< times a connection had to queue for a buffer */
+    uint64_t fairness_stops; /**< times a connection reached its share of a turn */
+    uint64_t refused_limit;  /**< newcomers refused: out of descriptors, or the table is full */
+    uint64_t refused_open;   /**< newcomers refused by the open callback */
+    uint64_t accept_errors;  /**< accepts that failed for other reasons */
+    uint64_t send_refused;   /**< sends refused: send_bytes_max reached */
+    uint64_t pauses;         /**< times receiving stopped because the send queue was over its mark */
+    uint64_t stale;          /**< completions and events whose connection was gone */
+    uint64_t overflows;      /**< completion queue overflows */
+    uint64_t zombies;        /**< connections set aside because the kernel did not let go */
+};
+
+/**
+ * `out = after - before`, counter by counter, for two snapshots of one of these structs. `bytes` is
+ * its size, a multiple of 8; `out` may be `after`. Read "now" and "at once" figures from `after`
+ * itself: their difference means little. Any thread, on its own snapshots. Since 0.1.
+ */
+BERTH_API void berth_stats_delta(void *out, const void *before, const void *after, size_t bytes);
+
+BERTH_END_DECLS
+
+#endif
