@@ -170,7 +170,7 @@ berth_table_options_init(struct berth_table_options *options)
  *         worth of address space. Under a tight RLIMIT_AS (or a locked address space) the request
  *         is halved until it fits: ask berth_table_slots_max what came of it.
  *
- * Cost: three system calls, no memory touched but `table`. Undo with berth_table_fini. Since 0.1.
+ * Cost: about six system calls, one page touched besides `table`. Undo with berth_table_fini. Since 0.1.
  */
 BERTH_API BERTH_NODISCARD int berth_table_init(struct berth_table *table,
                                                const struct berth_table_options *options);

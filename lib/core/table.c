@@ -1,0 +1,384 @@
+/*
+ * The connection table: making one, claiming and releasing slots. Lookup is inline in the header;
+ * everything that walks over slots is in table_side.c.
+ *
+ * The invariants kept here: a slot never moves; memory never written is an empty slot; a generation
+ * is given out once per 2^32 - 1 reuses; a slot with operations in flight is never released; and a
+ * released slot is all zero but for its generation (and its place in the free list, in slot mode).
+ *
+ * One reservation holds all arrays, in this order, each starting on a page:
+ *     hot | cold | ticks | deadlines | owners | live bitmap | summary, committed chunks
+ * The last part is writable from the start; the others become writable chunk by chunk.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "core/table_internal.h"
+
+#include <string.h>
+
+#include "os/memory.h"
+#include "os/sanitize.h"
+
+BERTH_STATIC_ASSERT(sizeof(struct berth_table) == 3 * BERTH_CACHE_LINE,
+                    "the first line is read per event, the second counts, the third is set-up");
+BERTH_STATIC_ASSERT(offsetof(struct berth_table, stats) == BERTH_CACHE_LINE,
+                    "what every event reads fits the first line");
+
+/** Where each array begins in the reservation, and how long the whole is. */
+struct layout {
+    size_t cold, ticks, deadlines, owners, live, summary, committed, end;
+};
+
+static size_t
+pages(size_t bytes)
+{
+    const size_t page = berth_memory_page_bytes();
+    return (bytes + page - 1) & ~(page - 1);
+}
+
+/** Records up to a line never straddle one; bigger ones start on one. */
+static uint32_t
+cold_stride_for(uint32_t bytes)
+{
+    if (bytes == 0)
+        return 0;
+    if (bytes > BERTH_CACHE_LINE)
+        return (bytes + BERTH_CACHE_LINE - 1) & ~(uint32_t)(BERTH_CACHE_LINE - 1);
+    uint32_t stride = 8;
+    while (stride < bytes)
+        stride *= 2;
+    return stride;
+}
+
+static struct layout
+layout_for(const struct berth_table *table, const struct berth_table_options *options)
+{
+    const size_t n = table->slots_max;
+    struct layout at;
+    at.cold = pages(n << table->slot_shift);
+    at.ticks = at.cold + pages(n * table->cold_stride);
+    at.deadlines = at.ticks + pages(n * sizeof(uint16_t));
+    at.owners = at.deadlines + (options->deadlines ? pages(n * sizeof(uint16_t)) : 0);
+    at.live = at.owners + (options->shared ? pages(n) : 0);
+    at.summary = at.live + pages(n / 8);
+    const size_t summary_words = (n / BERTH_WORD_BITS + BERTH_WORD_BITS - 1) / BERTH_WORD_BITS;
+    const size_t chunks = (n + chunk_slots(table) - 1) / chunk_slots(table);
+    at.committed = at.summary + summary_words * sizeof(uint64_t);
+    at.end = at.committed + (chunks + BERTH_WORD_BITS - 1) / BERTH_WORD_BITS * sizeof(uint64_t);
+    return at;
+}
+
+static int
+options_check(const struct berth_table_options *options)
+{
+    if (options->abi != BERTH_TABLE_ABI)
+        return -EPROTO;
+    if (options->slots_max < BERTH_TABLE_SLOTS_MIN || options->slots_max > BERTH_TOKEN_SLOTS_MAX)
+        return -EINVAL;
+    if (options->slot_bytes != 64 && options->slot_bytes != 128 && options->slot_bytes != 256)
+        return -EINVAL;
+    if (options->cold_bytes > BERTH_TABLE_COLD_BYTES_MAX)
+        return -EINVAL;
+    if ((unsigned)options->index_mode > BERTH_INDEX_SLOT ||
+        (unsigned)options->huge_pages > BERTH_HUGE_NEVER)
+        return -EINVAL;
+    /* The free list of slot mode is one thread's; threads that share need a number from outside. */
+    if (options->shared && options->index_mode == BERTH_INDEX_SLOT)
+        return -EINVAL;
+    return 0;
+}
+
+static uint32_t
+power_of_two_from(uint32_t n)
+{
+    return n <= 1 ? 1 : UINT32_C(1) << (32 - __builtin_clz(n - 1));
+}
+
+/** Reserves for table->slots_max slots, or for half as many, and so on. */
+static int
+reserve(struct berth_table *table, const struct berth_table_options *options)
+{
+    for (;; table->slots_max /= 2) {
+        const struct layout at = layout_for(table, options);
+        void *memory = NULL;
+        int error =
+            berth_memory_reserve(&memory, at.end, BERTH_HUGE_PAGE_BYTES, "berth-table");
+        if (error == 0) {
+            unsigned char *base = memory;
+            error = berth_memory_commit(base + at.summary, at.end - at.summary);
+            if (error != 0) {
+                berth_memory_release(memory, at.end);
+                return error;
+            }
+            table->hot = base;
+            table->cold = table->cold_stride != 0 ? base + at.cold : NULL;
+            table->ticks = (uint16_t *)(void *)(base + at.ticks);
+            table->deadlines =
+                options->deadlines ? (uint16_t *)(void *)(base + at.deadlines) : NULL;
+            table->owners = options->shared ? base + at.owners : NULL;
+            table->live = (uint64_t *)(void *)(base + at.live);
+            table->live_summary = (uint64_t *)(void *)(base + at.summary);
+            table->committed = (uint64_t *)(void *)(base + at.committed);
+            table->reserved_bytes = at.end;
+            return 0;
+        }
+        if (table->slots_max / 2 < BERTH_TABLE_SLOTS_MIN)
+            return error;
+    }
+}
+
+int
+berth_table_init(struct berth_table *table, const struct berth_table_options *given)
+{
+    if (table == NULL)
+        return -EINVAL;
+    struct berth_table_options options;
+    if (given != NULL)
+        options = *given;
+    else
+        berth_table_options_init(&options);
+    memset(table, 0, sizeof(*table));
+    const int invalid = options_check(&options);
+    if (invalid)
+        return invalid;
+
+    table->slots_max = power_of_two_from(options.slots_max);
+    table->slot_shift = (uint8_t)__builtin_ctz(options.slot_bytes);
+    table->index_mode = (uint8_t)options.index_mode;
+    table->huge_pages = (uint8_t)options.huge_pages;
+    table->cold_stride = cold_stride_for(options.cold_bytes);
+    table->owner_id = options.shared ? 1 : 0;
+    const int error = reserve(table, &options);
+    if (error)
+        memset(table, 0, sizeof(*table));
+    return error;
+}
+
+void
+berth_table_fini(struct berth_table *table)
+{
+    if (table == NULL)
+        return;
+    if (!table->is_view)
+        berth_memory_release(table->hot, table->reserved_bytes);
+    memset(table, 0, sizeof(*table));
+}
+
+int
+berth_table_attach(struct berth_table *view, const struct berth_table *shared, uint8_t owner_id)
+{
+    if (view == NULL || shared == NULL || shared->owners == NULL || owner_id < 2)
+        return -EINVAL;
+    *view = *shared;
+    memset(&view->stats, 0, sizeof(view->stats));
+    view->owner_id = owner_id;
+    view->is_view = 1;
+    return 0;
+}
+
+/* ---- committing -------------------------------------------------------------------------- */
+
+/** Makes elements [first, first + count) of a side array writable; whole pages, neighbours too. */
+static int
+commit_elements(void *array, size_t element_bytes, uint32_t first, uint32_t count)
+{
+    if (array == NULL)
+        return 0;
+    const uintptr_t page = berth_memory_page_bytes();
+    const uintptr_t start = (uintptr_t)array + first * element_bytes;
+    const uintptr_t end = start + count * element_bytes;
+    const uintptr_t aligned = start & ~(page - 1);
+    return berth_memory_commit((void *)aligned, end - aligned);
+}
+
+static BERTH_COLD int
+commit_chunk(struct berth_table *table, uint32_t chunk)
+{
+    const uint32_t per_chunk = chunk_slots(table);
+    const uint32_t first = chunk * per_chunk;
+    const uint32_t count =
+        table->slots_max - first < per_chunk ? table->slots_max - first : per_chunk;
+    int error = commit_elements(table->live, 1, first / 8, count / 8);
+    if (!error)
+        error = commit_elements(table->ticks, sizeof(uint16_t), first, count);
+    if (!error)
+        error = commit_elements(table->deadlines, sizeof(uint16_t), first, count);
+    if (!error)
+        error = commit_elements(table->owners, 1, first, count);
+    if (!error)
+        error = commit_elements(table->cold, table->cold_stride, first, count);
+    if (!error)
+        error = commit_elements(table->hot, (size_t)1 << table->slot_shift, first, count);
+    if (error)
+        return -ENOMEM;
+
+    const int huge = table->huge_pages == BERTH_HUGE_ALWAYS ||
+                     (table->huge_pages == BERTH_HUGE_AUTO && chunk > 0);
+    berth_memory_advise(table->hot + ((size_t)first << table->slot_shift),
+                        (size_t)count << table->slot_shift,
+                        huge ? BERTH_MEMORY_HUGE : BERTH_MEMORY_SMALL);
+    (void)bitmap_set(table->committed, chunk, table->owners != NULL);
+    return 0;
+}
+
+/* ---- claim and release ------------------------------------------------------------------- */
+
+static uint32_t
+generation_after(uint32_t generation)
+{
+    return generation + 1 == 0 ? 1 : generation + 1;
+}
+
+/** The bit of the slot, and the summary bit when its word comes to life. */
+static void
+mark_live(struct berth_table *table, uint32_t index)
+{
+    const int shared = table->owners != NULL;
+    if (bitmap_set(table->live, index, shared))
+        (void)bitmap_set(table->live_summary, index / BERTH_WORD_BITS, shared);
+}
+
+static void
+mark_dead(struct berth_table *table, uint32_t index)
+{
+    const int shared = table->owners != NULL;
+    const uint32_t word = index / BERTH_WORD_BITS;
+    if (!bitmap_clear(table->live, index, shared))
+        return;
+    (void)bitmap_clear(table->live_summary, word, shared);
+    /* Another thread may have set a bit of the word between the two: then its summary bit is due. */
+    if (shared && __atomic_load_n(&table->live[word], __ATOMIC_ACQUIRE) != 0)
+        (void)bitmap_set(table->live_summary, word, 1);
+}
+
+/** In a shared table the owner byte decides who may touch the line at all: take it first. */
+static int
+take_ownership(struct berth_table *table, uint32_t index)
+{
+    uint8_t nobody = 0;
+    return __atomic_compare_exchange_n(&table->owners[index], &nobody, table->owner_id, 0,
+                                       __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
+static inline int
+claim_index(struct berth_table *table, uint32_t index, struct berth_slot **result)
+{
+    const uint32_t chunk = index / chunk_slots(table);
+    if (BERTH_UNLIKELY(!bitmap_get(table->committed, chunk))) {
+        const int error = commit_chunk(table, chunk);
+        if (error)
+            return error;
+    }
+    if (BERTH_UNLIKELY(table->owners != NULL) && !take_ownership(table, index))
+        return -EEXIST;
+
+    struct berth_slot *slot = berth_table_slot(table, index);
+    if (slot->flags & BERTH_SLOT_LIVE)
+        return -EEXIST;
+    BERTH_ASSERT(slot->in_flight == 0);
+    if (slot->generation == 0)
+        slot->generation = 1; /* the first incarnation ever: 0 is in no token */
+    slot->flags = BERTH_SLOT_LIVE;
+    slot->index = index;
+    slot->queue = 0;
+    table->ticks[index] = table->tick_now;
+    mark_live(table, index);
+
+    table->stats.claimed++;
+    if (++table->stats.live > table->stats.live_max)
+        table->stats.live_max = table->stats.live;
+    *result = slot;
+    return 0;
+}
+
+static BERTH_COLD int
+refuse_full(struct berth_table *table)
+{
+    table->stats.refused_full++;
+    return -EMFILE;
+}
+
+int
+berth_table_claim(struct berth_table *table, uint32_t index, struct berth_slot **slot)
+{
+    if (BERTH_UNLIKELY(table == NULL || slot == NULL || table->hot == NULL ||
+                       table->index_mode == BERTH_INDEX_SLOT))
+        return -EINVAL;
+    if (BERTH_UNLIKELY(index >= table->slots_max))
+        return refuse_full(table);
+    return claim_index(table, index, slot);
+}
+
+int
+berth_table_claim_any(struct berth_table *table, struct berth_slot **slot)
+{
+    if (table == NULL || slot == NULL || table->hot == NULL ||
+        table->index_mode != BERTH_INDEX_SLOT)
+        return -EINVAL;
+    if (table->free_head != 0) {
+        const uint32_t index = table->free_head - 1;
+        const uint32_t next = berth_table_slot(table, index)->queue;
+        const int error = claim_index(table, index, slot);
+        if (!error)
+            table->free_head = next;
+        return error;
+    }
+    if (table->fresh_index >= table->slots_max)
+        return refuse_full(table);
+    const int error = claim_index(table, table->fresh_index, slot);
+    if (!error)
+        table->fresh_index++;
+    return error;
+}
+
+int
+berth_table_release(struct berth_table *table, berth_token token)
+{
+    if (BERTH_UNLIKELY(table == NULL || table->hot == NULL))
+        return -EINVAL;
+    struct berth_slot *slot = berth_table_find(table, token);
+    if (BERTH_UNLIKELY(slot == NULL))
+        return -ESTALE;
+    if (BERTH_UNLIKELY(slot->in_flight != 0))
+        return -EBUSY;
+
+    const uint32_t index = slot->index;
+    const uint32_t generation = slot->generation;
+    BERTH_ASSERT(index == berth_token_index(token));
+    if (slot->flags & BERTH_SLOT_COLD_USED)
+        memset(table->cold + (size_t)index * table->cold_stride, 0, table->cold_stride);
+    if (table->deadlines != NULL)
+        table->deadlines[index] = 0;
+
+    memset(slot, 0, (size_t)1 << table->slot_shift);
+    slot->generation = generation_after(generation);
+    if (table->index_mode == BERTH_INDEX_SLOT) {
+        slot->queue = table->free_head;
+        table->free_head = index + 1;
+    }
+    mark_dead(table, index);
+    BERTH_ASSERT(table->stats.live > 0);
+    table->stats.live--;
+    if (BERTH_UNLIKELY(table->owners != NULL)) /* last: from here on others may claim it */
+        __atomic_store_n(&table->owners[index], 0, __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* ---- why a lookup failed ------------------------------------------------------------------ */
+
+BERTH_COLD struct berth_slot *
+berth_table_find_failed(struct berth_table *table, berth_token token)
+{
+    const uint32_t index = berth_token_index(token);
+    if (berth_token_generation(token) == 0 || index >= table->slots_max)
+        table->stats.malformed++;
+    else
+        table->stats.stale++;
+    return NULL;
+}
+
+void
+berth_table_stats_get(const struct berth_table *table, struct berth_table_stats *stats)
+{
+    *stats = table->stats;
+}
