@@ -1,0 +1,35 @@
+/*
+ * The sums over the copy ledger. Adding to it is done where the bytes are moved, by whoever moves
+ * them; here it is only read, and the application's own copies are declared.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "berth/copies.h"
+
+#include <stddef.h>
+
+double
+berth_copy_factor(const struct berth_copies *copies, enum berth_copy_direction direction)
+{
+    BERTH_ASSERT(copies != NULL);
+    BERTH_ASSERT(direction == BERTH_COPY_RECEIVE || direction == BERTH_COPY_SEND);
+    const int receive = direction == BERTH_COPY_RECEIVE;
+    const uint64_t moved = receive ? copies->received : copies->sent;
+    const uint64_t copied =
+        receive ? copies->received_kernel + copies->received_pullup + copies->received_compact +
+                      copies->received_application
+                : copies->sent_kernel + copies->sent_gather + copies->sent_application;
+    return moved == 0 ? 0.0 : (double)copied / (double)moved;
+}
+
+void
+berth_copies_declare(struct berth_copies *copies, enum berth_copy_direction direction,
+                     uint64_t bytes)
+{
+    BERTH_ASSERT(copies != NULL);
+    BERTH_ASSERT(direction == BERTH_COPY_RECEIVE || direction == BERTH_COPY_SEND);
+    if (direction == BERTH_COPY_RECEIVE)
+        copies->received_application += bytes;
+    else
+        copies->sent_application += bytes;
+}
