@@ -114,7 +114,7 @@ BERTH_API BERTH_NODISCARD int berth_pool_create(struct berth_pool **pool,
  */
 BERTH_API int berth_pool_destroy(struct berth_pool *pool);
 
-/** Makes the calling thread the owner. The previous owner must be done with it. */
+/** Makes the calling thread the owner. The previous owner must be done with it. NULL is allowed. */
 BERTH_API void berth_pool_adopt(struct berth_pool *pool);
 
 /**
@@ -139,7 +139,8 @@ BERTH_API int berth_class_for(size_t bytes);
 
 /**
  * Takes a buffer to fill: a lease of the whole buffer, contents undefined (zero for classes in
- * zero_on_release). Returns 0; -ENOBUFS: none free and no slab to be had; -EINVAL.
+ * zero_on_release). Shorten `length` to what you filled. Returns 0; -ENOBUFS: none free and no slab
+ * to be had (a source of slabs that refused is asked again after 64 turns or requests); -EINVAL.
  */
 BERTH_API BERTH_NODISCARD int berth_pool_get(struct berth_pool *pool, enum berth_class size_class,
                                              enum berth_purpose purpose,
@@ -155,16 +156,20 @@ BERTH_API void *berth_lease_data(const struct berth_pool *pool, struct berth_lea
  * Keeps bytes of a borrowed span beyond the callback: `length` bytes from `offset` of the span.
  * With BERTH_MAY_COPY, a piece of less than 1/8 of its buffer is copied into a smaller class when
  * one is free (counted as received_compact).
- * @return 0; -EINVAL: outside the span; -ESTALE: the span is no longer lent.
+ * @return 0; -EINVAL: nothing, or outside the span; -ESTALE: the span is no longer lent;
+ *         -EOVERFLOW: see berth_lease_share.
  */
 BERTH_API BERTH_NODISCARD int berth_retain(struct berth_pool *pool, const struct berth_span *span,
                                            uint32_t offset, uint32_t length, unsigned flags,
                                            struct berth_lease *lease);
 
-/** A second reference to the same bytes: for sending one buffer to many. 0 or -ESTALE. */
+/**
+ * A second reference to the same bytes: for sending one buffer to many. 0; -ESTALE; -EOVERFLOW:
+ * there are 16,777,215 already.
+ */
 BERTH_API BERTH_NODISCARD int berth_lease_share(struct berth_pool *pool, struct berth_lease lease);
 
-/** A second reference to part of the bytes: always of the root buffer. 0, -EINVAL or -ESTALE. */
+/** A second reference to part of the bytes: always of the root buffer. 0, -EINVAL or as above. */
 BERTH_API BERTH_NODISCARD int berth_slice(struct berth_pool *pool, struct berth_lease lease,
                                           uint32_t offset, uint32_t length,
                                           struct berth_lease *slice);
@@ -172,7 +177,8 @@ BERTH_API BERTH_NODISCARD int berth_slice(struct berth_pool *pool, struct berth_
 /**
  * Ends a reference; the last one frees the buffer. From any thread: elsewhere than on the owner it
  * costs one atomic push, and the buffer comes back in the owner's next berth_pool_turn.
- * @return 0; -ESTALE: the lease was already over (counted in stats.illegal; aborts under checks).
+ * @return 0; -ESTALE: the lease was already over (counted in stats.illegal; aborts under checks),
+ *         which from another thread may come out only in the owner's turn; -EINVAL: no pool.
  */
 BERTH_API int berth_release(struct berth_pool *pool, struct berth_lease lease);
 
@@ -182,7 +188,7 @@ typedef void (*berth_free_fn)(void *data, size_t length, void *context);
 /**
  * Makes a lease of memory that is not the pool's, so that it can be sent or chained like any other.
  * It must stay unchanged until `free_fn` (may be NULL) is called. At most 65,536 at once.
- * @return 0; -EINVAL: NULL, or over 4 GiB - 1; -ENOBUFS.
+ * @return 0; -EINVAL: NULL, nothing, or over 4 GiB - 1; -ENOBUFS.
  */
 BERTH_API BERTH_NODISCARD int berth_wrap(struct berth_pool *pool, void *data, size_t length,
                                          berth_free_fn free_fn, void *context,
@@ -210,7 +216,7 @@ BERTH_API BERTH_NODISCARD int berth_chain_pop(struct berth_pool *pool, struct be
 /** Drops `bytes` from the front, releasing what is used up. 0, or -EINVAL if there are fewer. */
 BERTH_API int berth_chain_consume(struct berth_pool *pool, struct berth_chain *chain, size_t bytes);
 
-/** Describes the chain as iovecs: writes up to `count`, returns how many. For writev and friends. */
+/** Describes the chain as iovecs, for writev(2): writes up to `count`, returns how many. */
 BERTH_API unsigned berth_chain_iovec(const struct berth_pool *pool, const struct berth_chain *chain,
                                      struct iovec *iov, unsigned count);
 
@@ -219,22 +225,36 @@ BERTH_API unsigned berth_chain_iovec(const struct berth_pool *pool, const struct
  * they exceed 2 MiB, or if no buffer is free. Copies only if they are not contiguous already
  * (counted as received_pullup).
  */
-BERTH_API void *berth_chain_pullup(struct berth_pool *pool, struct berth_chain *chain, size_t bytes);
+BERTH_API void *berth_chain_pullup(struct berth_pool *pool, struct berth_chain *chain,
+                                   size_t bytes);
 
 /** Releases everything in the chain. */
 BERTH_API void berth_chain_clear(struct berth_pool *pool, struct berth_chain *chain);
 
 /* ---- for those who drive I/O ------------------------------------------------------------- */
 
-/** FREE -> POSTED: a buffer for the kernel to write into. 0; -ENOBUFS; -EINVAL. */
+/**
+ * FREE -> POSTED: a buffer for the kernel to write into. To read into it yourself, see
+ * berth_pool_expose. 0; -ENOBUFS; -EINVAL.
+ */
 BERTH_API BERTH_NODISCARD int berth_pool_post(struct berth_pool *pool, enum berth_class size_class,
                                               enum berth_purpose purpose, uint32_t *buffer,
                                               void **data);
 
+/**
+ * Says that the calling thread itself is about to fill a posted buffer, by recv(2) say: otherwise
+ * AddressSanitizer and Valgrind take that write for a mistake in a buffer that is the kernel's. In
+ * an ordinary build this does nothing. 0 or -ESTALE.
+ */
+BERTH_API int berth_pool_expose(struct berth_pool *pool, uint32_t buffer);
+
 /** POSTED -> FREE: taken back unused. 0 or -ESTALE. */
 BERTH_API int berth_pool_unpost(struct berth_pool *pool, uint32_t buffer);
 
-/** POSTED -> BORROWED: `length` bytes have arrived; fills the span to lend. 0, -EINVAL, -ESTALE. */
+/**
+ * POSTED -> BORROWED: `length` bytes (at least 1) have arrived; fills the span to lend. 0; -EINVAL:
+ * the length, and the buffer stays posted; -ESTALE: it was not posted.
+ */
 BERTH_API int berth_pool_lend(struct berth_pool *pool, uint32_t buffer, uint32_t length,
                               struct berth_span *span);
 
@@ -259,7 +279,10 @@ struct berth_slab {
     uint32_t outstanding; /**< its buffers that are not free */
 };
 
-/** Describes slab number `index`. 0, or -ENOENT at and past the number of slabs. */
+/**
+ * Describes slab number `index`, which stays its number as long as the slab lives. 0; -ENOENT past
+ * the last one; a number that berth_pool_trim has made free has `data` NULL and `bytes` 0. -EINVAL.
+ */
 BERTH_API int berth_pool_slab(const struct berth_pool *pool, unsigned index,
                               struct berth_slab *slab);
 
@@ -271,7 +294,10 @@ BERTH_API int berth_pool_pin(struct berth_pool *pool, unsigned index, int pinned
 
 /* ---- running low ------------------------------------------------------------------------- */
 
-/** How many buffers of the class could be had now for that purpose, new slabs included. */
+/**
+ * How many buffers of the class could be had now for that purpose, new slabs included (unless their
+ * source has just refused one). 0 for an argument out of range.
+ */
 BERTH_API uint32_t berth_pool_available(const struct berth_pool *pool, enum berth_class size_class,
                                         enum berth_purpose purpose);
 
@@ -280,27 +306,32 @@ struct berth_waiter {
     void (*ready)(struct berth_waiter *waiter, void *context); /**< called from berth_pool_turn */
     void *context;
     enum berth_class size_class;
-    uint32_t count;             /**< buffers that must be available */
+    enum berth_purpose purpose; /**< for whom they must be available; all-zero: BERTH_FOR_NEW */
+    uint32_t count;             /**< buffers that must be available, at least 1 */
     struct berth_waiter *next;  /**< private */
     struct berth_waiter *previous; /**< private */
     struct berth_pool *pool;    /**< private: NULL when not waiting */
 };
 
 /**
- * Queues `waiter` (first come, first served, per class). `ready` is called once, from a
- * berth_pool_turn in which `count` buffers are available; it may wait again.
+ * Queues `waiter` (first come, first served, per class and purpose; those of a request already
+ * begun before newcomers). `ready` is called once, from a berth_pool_turn in which `count` buffers
+ * are available; it may wait again, and is then looked at in the next turn.
  * 0; -EINVAL: more than the class can ever hold, or NULL; -EALREADY.
  */
 BERTH_API int berth_pool_wait(struct berth_pool *pool, struct berth_waiter *waiter);
 
-/** Stops waiting. 0, or -ENOENT if it was not waiting. */
+/** Stops waiting. 0, -ENOENT if it was not waiting, -EINVAL: NULL. */
 BERTH_API int berth_pool_wait_abort(struct berth_waiter *waiter);
 
-/** `low` 1: fewer than the low mark are available; 0: the high mark is reached again. */
+/**
+ * Called from berth_pool_turn. `low` 1: fewer than the low mark are available to BERTH_FOR_NEW; 0:
+ * the high mark is reached again.
+ */
 typedef void (*berth_watermark_fn)(struct berth_pool *pool, enum berth_class size_class, int low,
                                    void *context);
 
-/** Sets the marks of a class, in buffers (low < high), and whom to call. NULL fn: none. */
+/** Sets a class's marks, in buffers (low < high), and whom to call. NULL fn: none. 0 or -EINVAL. */
 BERTH_API int berth_pool_watermark(struct berth_pool *pool, enum berth_class size_class,
                                    uint32_t low, uint32_t high, berth_watermark_fn fn,
                                    void *context);
@@ -313,8 +344,9 @@ struct berth_consumer {
 };
 
 /**
- * Whether all consumers can hold their maximum at once: a pool that passes cannot deadlock on
- * buffers. @return 0; -ENOSPC: no, `*missing_bytes` (may be NULL) says by how much; -EINVAL.
+ * Whether all consumers can hold their maximum at once, the reserves staying untouched: a pool that
+ * passes cannot deadlock on buffers.
+ * @return 0; -ENOSPC: no, `*missing_bytes` (may be NULL) says by how much; -EINVAL.
  */
 BERTH_API int berth_pool_budget(const struct berth_pool *pool,
                                 const struct berth_consumer *consumers, unsigned count,
@@ -331,7 +363,7 @@ BERTH_API struct berth_copies *berth_pool_copies(struct berth_pool *pool);
 /** One buffer that is not free. */
 struct berth_holding {
     uint32_t buffer;
-    enum berth_class size_class;
+    enum berth_class size_class; /**< BERTH_CLASS_COUNT: wrapped memory */
     const char *state;    /**< static text: "posted", "borrowed", "leased", "in flight" */
     uint32_t references;
     const void *site;     /**< return address of the last retain; NULL without --enable-checks */
