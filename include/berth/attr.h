@@ -28,6 +28,9 @@
  */
 #define BERTH_INLINE static inline __attribute__((always_inline, unused))
 
+/** A function in a header that is called too rarely to be worth a copy at each call. */
+#define BERTH_OUTLINE static __attribute__((noinline, cold, unused))
+
 #define BERTH_NODISCARD __attribute__((warn_unused_result))
 #define BERTH_PURE __attribute__((pure))
 #define BERTH_CONST __attribute__((const))
