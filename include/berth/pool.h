@@ -377,7 +377,8 @@ BERTH_API unsigned berth_pool_report(const struct berth_pool *pool,
 
 /**
  * Checks every invariant: free lists, counts and states agree. O(buffers).
- * @return 0 or -EUCLEAN, with static text in `why` (may be NULL).
+ * @return 0 or -EUCLEAN (-EBADMSG where there is no such error), with static text in `why` (may be
+ *         NULL).
  */
 BERTH_API int berth_pool_verify(const struct berth_pool *pool, const char **why);
 

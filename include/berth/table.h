@@ -441,7 +441,7 @@ BERTH_API void berth_table_stats_get(const struct berth_table *table,
  * summary agree, live slots carry their own index and a generation, empty ones nothing in flight.
  * For tests and for a program that suspects its own stores.
  * @param why  receives static text naming the first violation; may be NULL.
- * @return 0 or -EUCLEAN. Since 0.1.
+ * @return 0 or -EUCLEAN (-EBADMSG where there is no such error). Since 0.1.
  */
 BERTH_API int berth_table_verify(const struct berth_table *table, const char **why);
 

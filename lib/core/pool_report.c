@@ -6,6 +6,8 @@
  */
 #include "core/pool_internal.h"
 
+#include "os/errors.h"
+
 void
 berth_pool_stats_get(const struct berth_pool *pool, struct berth_pool_stats *stats)
 {

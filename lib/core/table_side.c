@@ -11,6 +11,8 @@
 
 #include <string.h>
 
+#include "os/errors.h"
+
 /** Ages are compared in 16 bits: older than half the range cannot be told from the future. */
 #define AGE_MAX BERTH_TABLE_IDLE_TICKS_MAX
 

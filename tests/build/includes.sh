@@ -90,7 +90,7 @@ allow include/berth.h $(own alloc attr cacheline copies pool stats table token v
 
 # ---- rule 2: lib/core knows libc and nothing of sockets, threads or files ----------------------
 # shellcheck disable=SC2089 # the quotes are part of the patterns
-core='"berth.h" "berth/*.h" "core/*.h" "os/memory.h" "os/sanitize.h"'
+core='"berth.h" "berth/*.h" "core/*.h" "os/copy.h" "os/errors.h" "os/memory.h" "os/sanitize.h"'
 for path in $(find lib/core -name '*.[ch]' | LC_ALL=C sort); do
     # shellcheck disable=SC2086,SC2090
     allow "$path" $library '<sys/uio.h>' $core
