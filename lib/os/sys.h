@@ -7,7 +7,8 @@
  *
  * A file says which groups it needs before including this one, so that no file sees an interface
  * it has no business with:
- *     BERTH_SYS_MEMORY  BERTH_SYS_SOCKET  BERTH_SYS_EPOLL  BERTH_SYS_POLL  BERTH_SYS_URING
+ *     BERTH_SYS_MEMORY  BERTH_SYS_FILE  BERTH_SYS_SOCKET  BERTH_SYS_EPOLL  BERTH_SYS_POLL
+ *     BERTH_SYS_URING
  * To add a call, add a row to its group:
  *     ROW(name, parameters, arguments, expression that returns -1 and errno, or -errno)
  *
@@ -48,21 +49,45 @@
 #define BERTH_SYS_MEMORY_ROWS(ROW)
 #endif
 
-/* ---- sockets and descriptors --------------------------------------------------------------- */
+/* ---- files and descriptors ------------------------------------------------------------------- */
 
-#ifdef BERTH_SYS_SOCKET
+#ifdef BERTH_SYS_FILE
 #include <fcntl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #ifdef __linux__
 #include <sys/eventfd.h>
+#define BERTH_SYS_LINUX_FILE_ROWS(ROW) \
+    ROW(eventfd, (unsigned initial, int flags), (initial, flags), eventfd(initial, flags))
+#else
+#define BERTH_SYS_LINUX_FILE_ROWS(ROW)
+#endif
+
+#define BERTH_SYS_FILE_ROWS(ROW) \
+    BERTH_SYS_LINUX_FILE_ROWS(ROW) \
+    ROW(fcntl, (int fd, int command, int argument), (fd, command, argument), \
+        fcntl(fd, command, argument)) \
+    ROW(open, (const char *path, int flags), (path, flags), open(path, flags)) \
+    ROW(read, (int fd, void *data, size_t size), (fd, data, size), read(fd, data, size)) \
+    ROW(write, (int fd, const void *data, size_t size), (fd, data, size), write(fd, data, size)) \
+    ROW(lstat, (const char *path, struct stat *status), (path, status), lstat(path, status)) \
+    ROW(unlink, (const char *path), (path), unlink(path)) \
+    ROW(close, (int fd), (fd), close(fd))
+#else
+#define BERTH_SYS_FILE_ROWS(ROW)
+#endif
+
+/* ---- sockets ----------------------------------------------------------------------------------- */
+
+#ifdef BERTH_SYS_SOCKET
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#ifdef __linux__
 #define BERTH_SYS_LINUX_SOCKET_ROWS(ROW) \
     ROW(accept4, (int fd, struct sockaddr *address, socklen_t *size, int flags), \
-        (fd, address, size, flags), accept4(fd, address, size, flags)) \
-    ROW(eventfd, (unsigned initial, int flags), (initial, flags), eventfd(initial, flags))
+        (fd, address, size, flags), accept4(fd, address, size, flags))
 #else
 #define BERTH_SYS_LINUX_SOCKET_ROWS(ROW)
 #endif
@@ -90,15 +115,7 @@
     ROW(send, (int fd, const void *data, size_t size, int flags), (fd, data, size, flags), \
         send(fd, data, size, flags)) \
     ROW(sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags), \
-        sendmsg(fd, message, flags)) \
-    ROW(fcntl, (int fd, int command, int argument), (fd, command, argument), \
-        fcntl(fd, command, argument)) \
-    ROW(open, (const char *path, int flags), (path, flags), open(path, flags)) \
-    ROW(read, (int fd, void *data, size_t size), (fd, data, size), read(fd, data, size)) \
-    ROW(write, (int fd, const void *data, size_t size), (fd, data, size), write(fd, data, size)) \
-    ROW(lstat, (const char *path, struct stat *status), (path, status), lstat(path, status)) \
-    ROW(unlink, (const char *path), (path), unlink(path)) \
-    ROW(close, (int fd), (fd), close(fd))
+        sendmsg(fd, message, flags))
 #else
 #define BERTH_SYS_SOCKET_ROWS(ROW)
 #endif
@@ -133,18 +150,42 @@
 
 #ifdef BERTH_SYS_URING
 #include <liburing.h>
+/* io_uring_enable_rings is declared by liburing 2.3, but not exported: hence the plain register. */
+
+/** Whether this kernel knows an operation: 1 or 0, or -errno. */
+static inline __attribute__((unused)) int
+berth_sys_uring_knows(struct io_uring *ring, int op)
+{
+    struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
+    if (probe == NULL)
+        return -ENOMEM;
+    const int known = io_uring_opcode_supported(probe, op);
+    io_uring_free_probe(probe);
+    return known;
+}
+
 #define BERTH_SYS_URING_ROWS(ROW) \
     ROW(uring_init, (unsigned entries, struct io_uring *ring, struct io_uring_params *params), \
-        (entries, ring, params), (errno = EPERM, io_uring_queue_init_params(entries, ring, params))) \
-    ROW(uring_register_ring_fd, (struct io_uring *ring), (ring), (errno = EPERM, io_uring_register_ring_fd(ring))) \
+        (entries, ring, params), \
+        (errno = EPERM, io_uring_queue_init_params(entries, ring, params))) \
+    ROW(uring_exit, (struct io_uring *ring), (ring), (io_uring_queue_exit(ring), 0)) \
+    ROW(uring_knows, (struct io_uring *ring, int op), (ring, op), \
+        (errno = EPERM, berth_sys_uring_knows(ring, op))) \
+    ROW(uring_enable, (struct io_uring *ring), (ring), \
+        (errno = EPERM, \
+         io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0))) \
+    ROW(uring_register_ring_fd, (struct io_uring *ring), (ring), \
+        (errno = EPERM, io_uring_register_ring_fd(ring))) \
     ROW(uring_register_buffers, (struct io_uring *ring, struct io_uring_buf_reg *registration), \
-        (ring, registration), (errno = EPERM, io_uring_register_buf_ring(ring, registration, 0))) \
+        (ring, registration), \
+        (errno = EPERM, io_uring_register_buf_ring(ring, registration, 0))) \
     ROW(uring_submit, (struct io_uring *ring), (ring), (errno = EPERM, io_uring_submit(ring))) \
     ROW(uring_wait, \
         (struct io_uring *ring, struct io_uring_cqe **completion, unsigned count, \
          struct __kernel_timespec *timeout), \
         (ring, completion, count, timeout), \
-        (errno = EPERM, io_uring_submit_and_wait_timeout(ring, completion, count, timeout, NULL)))
+        (errno = EPERM, \
+         io_uring_submit_and_wait_timeout(ring, completion, count, timeout, NULL)))
 #else
 #define BERTH_SYS_URING_ROWS(ROW)
 #endif
@@ -153,6 +194,7 @@
 
 #define BERTH_SYS_ROWS(ROW) \
     BERTH_SYS_MEMORY_ROWS(ROW) \
+    BERTH_SYS_FILE_ROWS(ROW) \
     BERTH_SYS_SOCKET_ROWS(ROW) \
     BERTH_SYS_EPOLL_ROWS(ROW) \
     BERTH_SYS_POLL_ROWS(ROW) \
