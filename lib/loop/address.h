@@ -1,0 +1,31 @@
+/*
+ * Address text to socket address and back. No look-ups, no system calls.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef BERTH_LOOP_ADDRESS_H
+#define BERTH_LOOP_ADDRESS_H
+
+#include <netinet/in.h>
+#include <stddef.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+struct address {
+    socklen_t length;
+    union {
+        struct sockaddr base;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+        struct sockaddr_un local;
+        struct sockaddr_storage storage;
+    } to;
+};
+
+/** 0, or -EINVAL with `address` undefined. NULL is not an address. */
+int address_parse(struct address *address, const char *text);
+
+/** 0; -ENOSPC when `size` is too small; -EAFNOSUPPORT. */
+int address_format(const struct address *address, char *text, size_t size);
+
+#endif

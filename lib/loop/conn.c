@@ -1,0 +1,623 @@
+/*
+ * What happens to a connection between open and close: the callback contract, when to receive, the
+ * close protocol, and the lists of those that wait. No system interface but sockets, and of those
+ * only shutdown, close and two socket options.
+ *
+ * The invariants: close is called exactly once per open, and nothing after it; a slot is released
+ * only when the kernel holds nothing of it; close(2) comes last; a callback's wishes are carried out
+ * after it has returned, never inside the call that uttered them.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#define BERTH_SYS_FILE
+#define BERTH_SYS_SOCKET
+#include "loop/loop_internal.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "os/sys.h"
+
+/** When a cancel that was not answered is issued again, and when the connection is given up. */
+#define CANCEL_AGAIN_MS_1 50
+#define CANCEL_AGAIN_MS_2 500
+#define ZOMBIE_AFTER_MS 5000
+
+/** How often a list of closing connections is looked through. */
+#define CLOSING_TICK_MS 50
+
+uint64_t
+loop_now_ms(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* ---- lists ----------------------------------------------------------------------------------- */
+
+static void
+list_append(struct berth_loop *loop, struct conn_list *list, enum conn_list_kind kind,
+            struct berth_slot *slot)
+{
+    struct conn_link *link = &slot_cold(loop, slot)->links[kind];
+    link->next = 0;
+    link->previous = list->tail;
+    if (list->tail != 0)
+        slot_cold(loop, loop_slot(loop, list->tail))->links[kind].next = slot->index + 1;
+    else
+        list->head = slot->index + 1;
+    list->tail = slot->index + 1;
+    list->count++;
+}
+
+static void
+list_remove(struct berth_loop *loop, struct conn_list *list, enum conn_list_kind kind,
+            struct berth_slot *slot)
+{
+    struct conn_link *link = &slot_cold(loop, slot)->links[kind];
+    BERTH_ASSERT(list->count > 0);
+    if (link->next != 0)
+        slot_cold(loop, loop_slot(loop, link->next))->links[kind].previous = link->previous;
+    else
+        list->tail = link->previous;
+    if (link->previous != 0)
+        slot_cold(loop, loop_slot(loop, link->previous))->links[kind].next = link->next;
+    else
+        list->head = link->next;
+    link->next = link->previous = 0;
+    list->count--;
+}
+
+void
+conn_starve(struct berth_loop *loop, struct berth_slot *slot)
+{
+    loop->stats.enobufs++;
+    if (slot->state & CONN_STARVED)
+        return;
+    slot->state |= CONN_STARVED;
+    loop->stats.starved++;
+    list_append(loop, &loop->starved, LIST_STARVED, slot);
+}
+
+static void
+unstarve(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (!(slot->state & CONN_STARVED))
+        return;
+    slot->state &= ~(uint32_t)CONN_STARVED;
+    list_remove(loop, &loop->starved, LIST_STARVED, slot);
+}
+
+struct berth_slot *
+conn_next_starved(struct berth_loop *loop)
+{
+    if (loop->starved.head == 0)
+        return NULL;
+    struct berth_slot *slot = loop_slot(loop, loop->starved.head);
+    unstarve(loop, slot);
+    return slot;
+}
+
+/** A connection is in one of the two lists of those that take time to close, or in none. */
+static void
+closing_list_leave(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (!(slot->state & CONN_CLOSING_LISTED))
+        return;
+    slot->state &= ~(uint32_t)CONN_CLOSING_LISTED;
+    struct conn_list *list =
+        slot->flags & BERTH_SLOT_CLOSING ? &loop->closing : &loop->draining;
+    list_remove(loop, list, LIST_CLOSING, slot);
+}
+
+static void
+closing_list_enter(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (slot->state & CONN_CLOSING_LISTED)
+        return;
+    slot->state |= CONN_CLOSING_LISTED;
+    slot_cold(loop, slot)->closing_since_ms = loop_now_ms();
+    struct conn_list *list =
+        slot->flags & BERTH_SLOT_CLOSING ? &loop->closing : &loop->draining;
+    list_append(loop, list, LIST_CLOSING, slot);
+}
+
+/* ---- birth ----------------------------------------------------------------------------------- */
+
+static const struct berth_handlers *
+handlers_of(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    if (slot->class_id == CLASS_OWN)
+        return slot_cold(loop, slot)->handlers;
+    return loop->classes[slot->class_id].handlers;
+}
+
+static void *
+context_of(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    if (slot->class_id == CLASS_OWN)
+        return slot_cold(loop, slot)->ctx;
+    return loop->classes[slot->class_id].ctx;
+}
+
+void
+class_put(struct berth_loop *loop, uint8_t class_id)
+{
+    if (class_id == CLASS_OWN)
+        return;
+    struct conn_class *class = &loop->classes[class_id];
+    BERTH_ASSERT(class->users > 0);
+    if (--class->users == 0)
+        memset(class, 0, sizeof(*class));
+}
+
+int
+conn_create(struct berth_loop *loop, int fd, uint8_t class_id, uint32_t state,
+            struct berth_slot **result)
+{
+    struct berth_slot *slot = NULL;
+    const int error = berth_table_claim(loop->table, (uint32_t)fd, &slot);
+    if (error)
+        return error;
+    slot->class_id = class_id;
+    slot->state = (loop->id << LOOP_ID_SHIFT) | state;
+    loop->classes[class_id].users++;
+    if (!(state & CONN_LISTENER))
+        loop->conns++;
+    *result = slot;
+    return 0;
+}
+
+void
+conn_discard(struct berth_loop *loop, struct berth_slot *slot, int close_fd)
+{
+    const int fd = berth_slot_fd(slot);
+    BERTH_ASSERT(slot->in_flight == 0 && slot->buffer == 0);
+    class_put(loop, slot->class_id);
+    if (!(slot->state & CONN_LISTENER))
+        loop->conns--;
+    (void)berth_table_release(loop->table, berth_slot_token(slot, 0));
+    if (close_fd) {
+        (void)sys_close(fd);
+        loop->stats.syscalls++;
+    }
+}
+
+void
+conn_open(struct berth_loop *loop, struct berth_slot *slot)
+{
+    const struct berth_handlers *handlers = handlers_of(loop, slot);
+    loop->current = slot;
+    slot->state |= CONN_TODO;
+    if (handlers->open != NULL && handlers->open(as_conn(slot), context_of(loop, slot)) != 0) {
+        loop->stats.refused_open++;
+        slot->state |= CONN_FAILED;
+        return;
+    }
+    slot->state |= CONN_OPENED;
+}
+
+void
+conn_connected(struct berth_loop *loop, struct berth_slot *slot)
+{
+    int error = 0;
+    socklen_t size = sizeof(error);
+    const intptr_t result =
+        sys_getsockopt(berth_slot_fd(slot), SOL_SOCKET, SO_ERROR, &error, &size);
+    loop->stats.syscalls++;
+    if (!(slot->state & CONN_CONNECTING) || (slot->state & CONN_FAILED))
+        return;
+    if (result < 0 || error != 0) {
+        conn_failed(loop, slot, result < 0 ? (int)result : -error);
+        return;
+    }
+    slot->state &= ~(uint32_t)CONN_CONNECTING;
+    loop->stats.connected++;
+    conn_open(loop, slot);
+}
+
+/* ---- events ----------------------------------------------------------------------------------- */
+
+void
+conn_deliver(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *spans,
+             unsigned n, size_t bytes)
+{
+    BERTH_ASSERT(conn_wants_data(slot) && n > 0 && bytes > 0);
+    loop->stats.receives++;
+    loop->stats.received_bytes += bytes;
+    loop->copies.received += bytes;
+    loop->copies.received_kernel += bytes;
+    if (BERTH_UNLIKELY(slot->state & CONN_CREDIT)) {
+        struct conn_cold *cold = slot_cold(loop, slot);
+        cold->credit -= bytes < cold->credit ? bytes : cold->credit;
+        slot->state |= CONN_TODO;
+    }
+    const struct berth_handlers *handlers = handlers_of(loop, slot);
+    loop->current = slot;
+    if (BERTH_LIKELY(handlers->data != NULL))
+        handlers->data(as_conn(slot), spans, n, bytes);
+}
+
+void
+conn_eof(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (slot->state & (CONN_EOF | CONN_FAILED) || slot->flags & BERTH_SLOT_CLOSING)
+        return;
+    slot->state |= CONN_EOF | CONN_TODO;
+    loop->current = slot;
+    if (!(slot->state & CONN_OPENED) || slot->state & CONN_CLOSE_WANTED)
+        return;
+    const struct berth_handlers *handlers = handlers_of(loop, slot);
+    if (handlers->eof != NULL)
+        handlers->eof(as_conn(slot));
+    else
+        slot->state |= CONN_CLOSE_WANTED;
+}
+
+void
+conn_failed(struct berth_loop *loop, struct berth_slot *slot, int reason)
+{
+    if (slot->state & CONN_FAILED || slot->flags & BERTH_SLOT_CLOSING)
+        return;
+    BERTH_ASSERT(reason < 0);
+    slot->state |= CONN_FAILED;
+    slot_cold(loop, slot)->reason = reason;
+    conn_todo(loop, slot);
+}
+
+/* ---- death ------------------------------------------------------------------------------------ */
+
+/** Tells the user that it is over. At most once. */
+static void
+call_close(struct berth_loop *loop, struct berth_slot *slot)
+{
+    const int owed = (slot->state & (CONN_OPENED | CONN_CONNECTING)) != 0;
+    slot->state &= ~(uint32_t)(CONN_OPENED | CONN_CONNECTING);
+    const struct berth_handlers *handlers = handlers_of(loop, slot);
+    if (!owed || handlers->close == NULL)
+        return;
+    const int reason = slot->state & CONN_FAILED ? slot_cold(loop, slot)->reason : 0;
+    handlers->close(as_conn(slot), reason);
+}
+
+/** Nothing is in flight any more: the end of this incarnation. */
+static void
+finish(struct berth_loop *loop, struct berth_slot *slot)
+{
+    BERTH_ASSERT(slot->in_flight == 0);
+    closing_list_leave(loop, slot);
+    send_clear(loop, slot);
+    call_close(loop, slot);
+    loop->engine->forget(loop, slot);
+    if (!(slot->state & CONN_LISTENER))
+        loop->stats.closed++;
+    conn_discard(loop, slot, 1);
+}
+
+/** Starts the end: from here on nothing is delivered, sent or received. */
+static void
+take_down(struct berth_loop *loop, struct berth_slot *slot)
+{
+    closing_list_leave(loop, slot);
+    unstarve(loop, slot);
+    slot->flags |= BERTH_SLOT_CLOSING;
+    if (slot->state & CONN_RESET) {
+        const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+        (void)sys_setsockopt(berth_slot_fd(slot), SOL_SOCKET, SO_LINGER, &at_once,
+                             sizeof(at_once));
+        loop->stats.syscalls++;
+    }
+    if (slot->in_flight == 0)
+        return;
+    /*
+     * shutdown(2) ends a posted receive for certain, which close(2) would not. Not before a reset:
+     * the peer would see an orderly end first.
+     */
+    if (!(slot->state & CONN_RESET)) {
+        (void)sys_shutdown(berth_slot_fd(slot), SHUT_RDWR);
+        loop->stats.syscalls++;
+    }
+    loop->engine->cancel(loop, slot);
+    slot_cold(loop, slot)->cancels = 1;
+    closing_list_enter(loop, slot);
+}
+
+static void
+give_up(struct berth_loop *loop, struct berth_slot *slot)
+{
+    slot->state |= CONN_ZOMBIE;
+    loop->stats.zombies++;
+    closing_list_leave(loop, slot);
+    call_close(loop, slot);
+}
+
+/** One connection that the kernel has not let go of. */
+static void
+closing_check(struct berth_loop *loop, struct berth_slot *slot, uint64_t now_ms)
+{
+    struct conn_cold *cold = slot_cold(loop, slot);
+    const uint64_t age_ms = now_ms - cold->closing_since_ms;
+    if (age_ms >= ZOMBIE_AFTER_MS) {
+        give_up(loop, slot);
+    } else if ((cold->cancels == 1 && age_ms >= CANCEL_AGAIN_MS_1) ||
+               (cold->cancels == 2 && age_ms >= CANCEL_AGAIN_MS_2)) {
+        (void)sys_shutdown(berth_slot_fd(slot), SHUT_RDWR);
+        loop->stats.syscalls++;
+        loop->engine->cancel(loop, slot);
+        cold->cancels++;
+    }
+}
+
+int
+conn_closing_tick(struct berth_loop *loop)
+{
+    if (loop->draining.count == 0 && loop->closing.count == 0)
+        return -1;
+    const uint64_t now_ms = loop_now_ms();
+    while (loop->draining.head != 0) {
+        struct berth_slot *slot = loop_slot(loop, loop->draining.head);
+        if (now_ms - slot_cold(loop, slot)->closing_since_ms < loop->options.close_timeout_ms)
+            break;
+        closing_list_leave(loop, slot);
+        slot->state |= CONN_RESET;
+        conn_failed(loop, slot, -ETIMEDOUT);
+    }
+    for (uint32_t at = loop->closing.head; at != 0;) {
+        struct berth_slot *slot = loop_slot(loop, at);
+        at = slot_cold(loop, slot)->links[LIST_CLOSING].next;
+        closing_check(loop, slot, now_ms);
+    }
+    return CLOSING_TICK_MS;
+}
+
+void
+conn_fail_all(struct berth_loop *loop)
+{
+    BERTH_TABLE_EACH_LIVE (loop->table, index) {
+        struct berth_slot *slot = berth_table_slot(loop->table, index);
+        if (!(slot->state & (CONN_LISTENER | CONN_WAKE)))
+            conn_failed(loop, slot, -ECANCELED);
+    }
+}
+
+/* ---- progress ---------------------------------------------------------------------------------- */
+
+/** The queue fell under its low mark after having passed the high one. */
+static void
+check_drained(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (!(slot->state & CONN_HIGH) || queue_bytes(loop, slot) > loop->options.send_low_bytes)
+        return;
+    slot->state = (slot->state & ~(uint32_t)CONN_HIGH) | CONN_TODO;
+    const struct berth_handlers *handlers = handlers_of(loop, slot);
+    if (handlers->drained != NULL && conn_wants_data(slot))
+        handlers->drained(as_conn(slot));
+}
+
+static void
+check_shutdown(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if ((slot->state & (CONN_SHUT_WANTED | CONN_SHUT_DONE)) != CONN_SHUT_WANTED ||
+        slot->buffer != 0 || slot->state & (CONN_CONNECTING | CONN_FAILED))
+        return;
+    (void)sys_shutdown(berth_slot_fd(slot), SHUT_WR);
+    loop->stats.syscalls++;
+    slot->state |= CONN_SHUT_DONE;
+}
+
+static int
+may_receive(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    if (!conn_wants_data(slot))
+        return 0;
+    if (slot->state & CONN_HIGH && !loop->options.keep_receiving)
+        return 0;
+    return !(slot->state & CONN_CREDIT) || slot_cold(loop, slot)->credit > 0;
+}
+
+static void
+check_receive(struct berth_loop *loop, struct berth_slot *slot)
+{
+    const int wanted = may_receive(loop, slot);
+    if (!wanted) {
+        unstarve(loop, slot);
+        if (slot->state & CONN_RECEIVING)
+            loop->engine->receive_stop(loop, slot);
+    } else if (!(slot->state & (CONN_RECEIVING | CONN_STARVED))) {
+        const int error = loop->engine->receive_start(loop, slot);
+        if (error)
+            conn_failed(loop, slot, error);
+    }
+}
+
+static int
+is_over(const struct berth_slot *slot)
+{
+    if (slot->state & CONN_FAILED)
+        return 1;
+    return slot->state & CONN_CLOSE_WANTED && slot->buffer == 0;
+}
+
+static void
+progress_step(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (slot->state & CONN_OPEN_DUE) {
+        slot->state &= ~(uint32_t)CONN_OPEN_DUE;
+        if (!(slot->state & CONN_FAILED))
+            conn_open(loop, slot);
+    }
+    if (slot->buffer != 0 && !(slot->state & (CONN_SENDING | CONN_CONNECTING | CONN_FAILED)))
+        loop->engine->send(loop, slot);
+    check_drained(loop, slot);
+    check_shutdown(loop, slot);
+    if ((slot->state & (CONN_EOF | CONN_SHUT_DONE)) == (CONN_EOF | CONN_SHUT_DONE))
+        slot->state |= CONN_CLOSE_WANTED; /* both sides have finished */
+    if (is_over(slot)) {
+        take_down(loop, slot);
+        return;
+    }
+    if (slot->state & CONN_CLOSE_WANTED)
+        closing_list_enter(loop, slot);
+    check_receive(loop, slot);
+}
+
+void
+conn_progress(struct berth_loop *loop, struct berth_slot *slot)
+{
+    loop->current = slot;
+    while (slot->state & CONN_TODO && !(slot->flags & BERTH_SLOT_CLOSING)) {
+        slot->state &= ~(uint32_t)CONN_TODO;
+        progress_step(loop, slot);
+    }
+    /* While it stands in the todo list its slot must not go: the list will come by. */
+    if (slot->flags & BERTH_SLOT_CLOSING && slot->in_flight == 0 &&
+        !(slot->state & CONN_TODO_LISTED))
+        finish(loop, slot);
+    loop->current = NULL;
+}
+
+unsigned
+conn_run_todo(struct berth_loop *loop)
+{
+    const unsigned count = loop->todo_count;
+    for (unsigned i = 0; i < count; i++) {
+        struct berth_slot *slot = loop_slot(loop, loop->todo_head);
+        loop->todo_head = slot->queue;
+        if (loop->todo_head == 0)
+            loop->todo_tail = 0;
+        loop->todo_count--;
+        slot->state &= ~(uint32_t)CONN_TODO_LISTED;
+        conn_progress(loop, slot);
+    }
+    return count;
+}
+
+/* ---- what the user calls ------------------------------------------------------------------------ */
+
+/** The live slot behind a connection pointer, or NULL: a slot can be read even when it is empty. */
+static struct berth_slot *
+checked(const struct berth_conn *conn)
+{
+    struct berth_slot *slot = as_slot(conn);
+    if (slot == NULL || !(slot->flags & BERTH_SLOT_LIVE) ||
+        slot->state & (CONN_LISTENER | CONN_WAKE))
+        return NULL;
+    return slot;
+}
+
+int
+berth_conn_shutdown(struct berth_conn *conn)
+{
+    struct berth_slot *slot = checked(conn);
+    if (slot == NULL)
+        return -EINVAL;
+    if (slot->state & CONN_NO_SEND || slot->flags & BERTH_SLOT_CLOSING)
+        return -EPIPE;
+    slot->state |= CONN_SHUT_WANTED;
+    conn_todo(slot_loop(slot), slot);
+    return 0;
+}
+
+int
+berth_conn_close(struct berth_conn *conn)
+{
+    struct berth_slot *slot = checked(conn);
+    if (slot == NULL)
+        return -EINVAL;
+    if (slot->state & (CONN_CLOSE_WANTED | CONN_FAILED) || slot->flags & BERTH_SLOT_CLOSING)
+        return -EALREADY;
+    if (slot->state & CONN_CONNECTING)
+        return berth_conn_abort(conn);
+    slot->state |= CONN_CLOSE_WANTED;
+    conn_todo(slot_loop(slot), slot);
+    return 0;
+}
+
+int
+berth_conn_abort(struct berth_conn *conn)
+{
+    struct berth_slot *slot = checked(conn);
+    if (slot == NULL)
+        return -EINVAL;
+    if (slot->state & CONN_FAILED || slot->flags & BERTH_SLOT_CLOSING)
+        return -EALREADY;
+    slot->state |= CONN_RESET;
+    conn_failed(slot_loop(slot), slot, -ECANCELED);
+    return 0;
+}
+
+int
+berth_conn_credit(struct berth_conn *conn, size_t bytes)
+{
+    struct berth_slot *slot = checked(conn);
+    if (slot == NULL)
+        return -EINVAL;
+    if (slot->state & (CONN_CLOSE_WANTED | CONN_FAILED) || slot->flags & BERTH_SLOT_CLOSING)
+        return -EPIPE;
+    struct berth_loop *loop = slot_loop(slot);
+    if (bytes == BERTH_CREDIT_UNLIMITED) {
+        slot->state &= ~(uint32_t)CONN_CREDIT;
+    } else {
+        slot->state |= CONN_CREDIT;
+        slot_cold(loop, slot)->credit = bytes;
+    }
+    conn_todo(loop, slot);
+    return 0;
+}
+
+void *
+berth_conn_cold(struct berth_conn *conn)
+{
+    struct berth_slot *slot = checked(conn);
+    if (slot == NULL)
+        return NULL;
+    struct berth_loop *loop = slot_loop(slot);
+    return loop->options.cold_bytes == 0 ? NULL : (void *)(slot_cold(loop, slot) + 1);
+}
+
+struct berth_conn *
+berth_conn_find(struct berth_loop *loop, berth_token token)
+{
+    if (loop == NULL)
+        return NULL;
+    struct berth_slot *slot = berth_table_find(loop->table, token);
+    if (slot == NULL || slot->flags & BERTH_SLOT_CLOSING ||
+        slot->state & (CONN_LISTENER | CONN_WAKE | CONN_FAILED))
+        return NULL;
+    return as_conn(slot);
+}
+
+struct berth_loop *
+berth_conn_loop(const struct berth_conn *conn)
+{
+    const struct berth_slot *slot = checked(conn);
+    return slot == NULL ? NULL : slot_loop(slot);
+}
+
+void *
+berth_conn_context(const struct berth_conn *conn)
+{
+    const struct berth_slot *slot = checked(conn);
+    return slot == NULL ? NULL : context_of(slot_loop(slot), slot);
+}
+
+size_t
+berth_conn_queued(const struct berth_conn *conn)
+{
+    const struct berth_slot *slot = checked(conn);
+    return slot == NULL ? 0 : queue_bytes(slot_loop(slot), slot);
+}
+
+int
+berth_conn_peer(const struct berth_conn *conn, char *text, size_t size)
+{
+    const struct berth_slot *slot = checked(conn);
+    if (slot == NULL || text == NULL)
+        return -EINVAL;
+    struct address address;
+    memset(&address, 0, sizeof(address));
+    address.length = sizeof(address.to);
+    const intptr_t error = sys_getpeername(berth_slot_fd(slot), &address.to.base, &address.length);
+    return error < 0 ? (int)error : address_format(&address, text, size);
+}

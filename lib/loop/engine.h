@@ -1,0 +1,68 @@
+/*
+ * What an engine is: the one interface between the loop's policies (conn.c, send.c, listen.c) and a
+ * way of doing I/O. An engine never calls a user's callback; it reports what happened through the
+ * conn_* and listener_* functions of loop_internal.h, and the loop decides.
+ *
+ * Adding an engine is one file and one row in the table in loop.c.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef BERTH_LOOP_ENGINE_H
+#define BERTH_LOOP_ENGINE_H
+
+#include <stddef.h>
+
+struct berth_loop;
+struct berth_slot;
+
+struct engine {
+    const char *name;
+
+    /** Listening descriptors must be O_NONBLOCK (accept(2) has no MSG_DONTWAIT), or must not be. */
+    int listener_nonblocking;
+
+    /**
+     * Sets loop->engine_state. On failure returns -errno, leaves nothing behind, and writes into
+     * `why` which step failed.
+     */
+    int (*create)(struct berth_loop *loop, char *why, size_t why_size);
+    void (*destroy)(struct berth_loop *loop);
+
+    /** The first turn is about to begin, on the thread that will run the loop. 0 or -errno. */
+    int (*start)(struct berth_loop *loop);
+
+    /** Waits up to timeout_ms (-1: no limit) and reports what happened; a count or -errno. */
+    int (*turn)(struct berth_loop *loop, int timeout_ms);
+
+    /** Reports readability of an internal descriptor (the wake-up eventfd) until the end. */
+    int (*watch)(struct berth_loop *loop, struct berth_slot *slot);
+
+    /** Accepts until told to stop. Both are idempotent. */
+    int (*accept_start)(struct berth_loop *loop, struct berth_slot *slot);
+    void (*accept_stop)(struct berth_loop *loop, struct berth_slot *slot);
+
+    /** Posts a receive, or withdraws it. The loop keeps CONN_RECEIVING with the engine's help. */
+    int (*receive_start)(struct berth_loop *loop, struct berth_slot *conn);
+    void (*receive_stop)(struct berth_loop *loop, struct berth_slot *conn);
+
+    /** The send queue is not empty and CONN_SENDING is not set: send from its head. */
+    void (*send)(struct berth_loop *loop, struct berth_slot *conn);
+
+    /** Reports conn_connected when the descriptor is writable. */
+    int (*connect_wait)(struct berth_loop *loop, struct berth_slot *conn);
+
+    /** Makes every operation in flight on the descriptor come back. May be called again. */
+    void (*cancel)(struct berth_loop *loop, struct berth_slot *slot);
+
+    /** The descriptor is about to be closed: nothing is in flight, drop what refers to it. */
+    void (*forget)(struct berth_loop *loop, struct berth_slot *slot);
+
+    /** Appends lines about itself; as snprintf. */
+    int (*explain)(const struct berth_loop *loop, char *text, size_t size);
+};
+
+extern const struct engine berth_engine_uring;
+extern const struct engine berth_engine_epoll;
+extern const struct engine berth_engine_poll;
+
+#endif

@@ -1,0 +1,408 @@
+/*
+ * The readiness engine: the loop's completion contract over any poller. A posted receive is
+ * completed by reading into a pool buffer when, and only when, the poller says there is something;
+ * so an idle connection holds no buffer here either.
+ *
+ * Descriptors stay blocking; every operation says for itself that it must not wait. The kernel never
+ * holds an operation of ours, so the in-flight count stays 0 and closing needs no waiting.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#define BERTH_SYS_FILE
+#define BERTH_SYS_SOCKET
+#include "loop/loop_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "loop/poller.h"
+#include "os/sys.h"
+
+/** Leases sent by one system call. */
+#define SEND_IOVECS_MAX 64
+
+/** Newcomers accepted per event: the others must have their turn too. */
+#define ACCEPTS_PER_EVENT_MAX 64
+
+struct ready_engine {
+    struct poller *poller;
+    uint32_t events_max;
+    struct poller_ready ready[];
+};
+
+static struct ready_engine *
+state_of(const struct berth_loop *loop)
+{
+    return (struct ready_engine *)loop->engine_state;
+}
+
+/* ---- interest --------------------------------------------------------------------------------------- */
+
+static uint32_t
+interest_of(const struct berth_slot *slot)
+{
+    return (slot->state & (CONN_RECEIVING | CONN_WAKE) ? POLLER_READABLE : 0u) |
+           (slot->state & CONN_WRITABLE ? POLLER_WRITABLE : 0u);
+}
+
+/** For a poller that has to build its set anew. */
+static uint32_t
+interest_by_index(void *context, uint32_t index)
+{
+    const struct berth_loop *loop = (const struct berth_loop *)context;
+    const struct berth_slot *slot = berth_table_slot(loop->table, index);
+    return slot->state & CONN_WATCHED ? interest_of(slot) | POLLER_FAILED : 0;
+}
+
+/** Tells the poller what the bits of the slot say. */
+static int
+update_interest(struct berth_loop *loop, struct berth_slot *slot)
+{
+    struct poller *poller = state_of(loop)->poller;
+    const berth_token token = berth_slot_token(slot, OP_READY);
+    const int fd = berth_slot_fd(slot);
+    int error;
+    if (slot->state & CONN_WATCHED) {
+        error = poller->interface->modify(poller, fd, token, interest_of(slot));
+    } else {
+        error = poller->interface->add(poller, fd, token, interest_of(slot));
+        if (error == 0)
+            slot->state |= CONN_WATCHED;
+    }
+    return error;
+}
+
+/**
+ * A hung-up connection that nobody reads from would be reported for ever: it is taken out of the
+ * set until somebody wants to receive or send again.
+ */
+static void
+park(struct berth_loop *loop, struct berth_slot *slot)
+{
+    struct poller *poller = state_of(loop)->poller;
+    if (slot->state & CONN_WATCHED)
+        poller->interface->remove(poller, berth_slot_fd(slot));
+    slot->state &= ~(uint32_t)(CONN_WATCHED | CONN_RECEIVING | CONN_WRITABLE);
+}
+
+static int
+ready_receive_start(struct berth_loop *loop, struct berth_slot *slot)
+{
+    slot->state |= CONN_RECEIVING;
+    return update_interest(loop, slot);
+}
+
+static void
+ready_receive_stop(struct berth_loop *loop, struct berth_slot *slot)
+{
+    slot->state &= ~(uint32_t)CONN_RECEIVING;
+    (void)update_interest(loop, slot);
+}
+
+/* ---- receiving ----------------------------------------------------------------------------------------- */
+
+/** Whether the loop still wants what this connection has to say, after a callback. */
+static int
+still_receiving(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    return slot->state & CONN_RECEIVING && conn_wants_data(slot) &&
+           !(slot->state & CONN_HIGH && !loop->options.keep_receiving) &&
+           (!(slot->state & CONN_CREDIT) || slot_cold(loop, slot)->credit > 0);
+}
+
+/** Reads until there is no more, or the connection has had its share of the turn. */
+static void
+receive(struct berth_loop *loop, struct berth_slot *slot)
+{
+    enum berth_class size_class = BERTH_CLASS_4K;
+    size_t total = 0;
+    for (;;) {
+        const size_t got = receive_now(loop, slot, size_class);
+        total += got;
+        /* A read that did not fill its buffer has emptied the socket: no need to ask again. */
+        if (got < berth_class_bytes(size_class) || !still_receiving(loop, slot))
+            break;
+        if (total >= loop->options.fairness_bytes) {
+            loop->stats.fairness_stops++;
+            break;
+        }
+        /* There is a lot: fewer, bigger reads, as far as the share goes. */
+        if (loop->options.fairness_bytes - total >= 65536 &&
+            berth_pool_available(loop->pool, BERTH_CLASS_64K, BERTH_FOR_NEW) > 0)
+            size_class = BERTH_CLASS_64K;
+        else if (berth_pool_available(loop->pool, BERTH_CLASS_16K, BERTH_FOR_NEW) > 0)
+            size_class = BERTH_CLASS_16K;
+    }
+    if (slot->state & CONN_STARVED)
+        ready_receive_stop(loop, slot); /* it stands in the queue now: no need to be told again */
+}
+
+/* ---- sending -------------------------------------------------------------------------------------------- */
+
+static intptr_t
+send_some(struct berth_loop *loop, struct berth_slot *slot, size_t *asked)
+{
+    struct iovec iov[SEND_IOVECS_MAX];
+    const unsigned n = send_begin(loop, slot, iov, SEND_IOVECS_MAX, asked);
+    const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+    loop->stats.syscalls++;
+    if (n == 1)
+        return sys_send(berth_slot_fd(slot), iov[0].iov_base, iov[0].iov_len, flags);
+    struct msghdr message;
+    memset(&message, 0, sizeof(message));
+    message.msg_iov = iov;
+    message.msg_iovlen = n;
+    return sys_sendmsg(berth_slot_fd(slot), &message, flags);
+}
+
+/** Sends until the queue is empty or the kernel is full; then waits to be told that it is not. */
+static void
+ready_send(struct berth_loop *loop, struct berth_slot *slot)
+{
+    while (slot->buffer != 0) {
+        size_t asked;
+        const intptr_t sent = send_some(loop, slot, &asked);
+        send_end(loop, slot, sent > 0 ? (size_t)sent : 0);
+        if (sent > 0)
+            loop->stats.sends++;
+        if (sent == (intptr_t)asked || sent == -EINTR)
+            continue;
+        if (sent > 0) {
+            loop->stats.sends_short++;
+            continue;
+        }
+        if (sent != -EAGAIN) {
+            conn_failed(loop, slot, (int)sent);
+            return;
+        }
+        slot->state |= CONN_SENDING | CONN_WRITABLE;
+        const int error = update_interest(loop, slot);
+        if (error)
+            conn_failed(loop, slot, error);
+        return;
+    }
+}
+
+/** The kernel can take more. */
+static void
+writable(struct berth_loop *loop, struct berth_slot *slot)
+{
+    slot->state &= ~(uint32_t)(CONN_SENDING | CONN_WRITABLE);
+    if (slot->state & CONN_CONNECTING) {
+        conn_connected(loop, slot);
+        if (!(slot->state & CONN_FAILED))
+            (void)update_interest(loop, slot);
+        return;
+    }
+    if (slot->buffer != 0)
+        ready_send(loop, slot);
+    if (!(slot->state & (CONN_WRITABLE | CONN_FAILED)))
+        (void)update_interest(loop, slot);
+    slot->state |= CONN_TODO;
+}
+
+static int
+ready_connect_wait(struct berth_loop *loop, struct berth_slot *slot)
+{
+    slot->state |= CONN_WRITABLE;
+    return update_interest(loop, slot);
+}
+
+/* ---- accepting -------------------------------------------------------------------------------------------- */
+
+static int
+ready_accept_start(struct berth_loop *loop, struct berth_slot *slot)
+{
+    return ready_receive_start(loop, slot);
+}
+
+static void
+ready_accept_stop(struct berth_loop *loop, struct berth_slot *slot)
+{
+    ready_receive_stop(loop, slot);
+}
+
+static void
+accept_some(struct berth_loop *loop, struct berth_slot *listener)
+{
+    const berth_token token = berth_slot_token(listener, OP_READY);
+    for (unsigned i = 0; i < ACCEPTS_PER_EVENT_MAX; i++) {
+        const int fd = (int)sys_accept4(berth_slot_fd(listener), NULL, NULL, SOCK_CLOEXEC);
+        loop->stats.syscalls++;
+        if (fd < 0) {
+            listener_accept_failed(loop, listener, fd);
+            return;
+        }
+        listener_accepted(loop, listener, fd);
+        /* open may have closed the listener. */
+        if (berth_table_find(loop->table, token) != listener || listener->state & CONN_FAILED)
+            return;
+    }
+}
+
+/* ---- dispatch ---------------------------------------------------------------------------------------------- */
+
+static void
+drain_wake(struct berth_loop *loop)
+{
+    uint64_t count;
+    (void)sys_read(loop->wake_fd, &count, sizeof(count));
+    loop->stats.syscalls++;
+}
+
+/** Error or hang-up while nobody is reading: find out which. */
+static void
+failed_unread(struct berth_loop *loop, struct berth_slot *slot)
+{
+    int error = 0;
+    socklen_t size = sizeof(error);
+    const intptr_t result = sys_getsockopt(berth_slot_fd(slot), SOL_SOCKET, SO_ERROR, &error, &size);
+    loop->stats.syscalls++;
+    if (result == 0 && error != 0)
+        conn_failed(loop, slot, -error);
+    else
+        park(loop, slot);
+}
+
+static void
+dispatch_conn(struct berth_loop *loop, struct berth_slot *slot, uint32_t events)
+{
+    if (events & (POLLER_READABLE | POLLER_FAILED) && slot->state & CONN_RECEIVING)
+        receive(loop, slot);
+    else if (events & POLLER_FAILED && !(slot->state & (CONN_WRITABLE | CONN_CONNECTING)))
+        failed_unread(loop, slot);
+    if (events & (POLLER_WRITABLE | POLLER_FAILED) && slot->state & CONN_WRITABLE)
+        writable(loop, slot);
+    conn_after_event(loop, slot);
+}
+
+static void
+dispatch(struct berth_loop *loop, const struct poller_ready *ready)
+{
+    struct berth_slot *slot = berth_table_find(loop->table, ready->token);
+    if (BERTH_UNLIKELY(slot == NULL)) {
+        struct poller *poller = state_of(loop)->poller;
+        loop->stats.stale++;
+        poller->interface->stale(poller, ready->token);
+        return;
+    }
+    if (BERTH_LIKELY(!(slot->state & (CONN_LISTENER | CONN_WAKE))))
+        dispatch_conn(loop, slot, ready->events);
+    else if (slot->state & CONN_WAKE)
+        drain_wake(loop);
+    else
+        accept_some(loop, slot);
+}
+
+static int
+ready_turn(struct berth_loop *loop, int timeout_ms)
+{
+    struct ready_engine *state = state_of(loop);
+    struct poller *poller = state->poller;
+    const int count = poller->interface->wait(poller, timeout_ms, state->ready, state->events_max);
+    for (int i = 0; i < count; i++)
+        dispatch(loop, &state->ready[i]);
+    loop->stats.syscalls += poller->syscalls;
+    poller->syscalls = 0;
+    return count;
+}
+
+/* ---- closing ------------------------------------------------------------------------------------------------ */
+
+static void
+ready_cancel(struct berth_loop *loop, struct berth_slot *slot)
+{
+    (void)loop, (void)slot; /* nothing is ever in flight */
+}
+
+/** Before the descriptor is closed: a duplicate elsewhere would keep the registration alive. */
+static void
+ready_forget(struct berth_loop *loop, struct berth_slot *slot)
+{
+    park(loop, slot);
+}
+
+/* ---- life ----------------------------------------------------------------------------------------------------- */
+
+static int
+ready_create(struct berth_loop *loop, const struct poller_interface *interface, char *why,
+             size_t why_size)
+{
+    const uint32_t events_max = loop->options.events_max;
+    struct ready_engine *state = (struct ready_engine *)calloc(
+        1, sizeof(*state) + events_max * sizeof(state->ready[0]));
+    (void)snprintf(why, why_size, "making the poller failed");
+    if (state == NULL)
+        return -ENOMEM;
+    state->events_max = events_max;
+    const int error = interface->create(&state->poller, events_max);
+    if (error) {
+        free(state);
+        return error;
+    }
+    state->poller->interface = interface;
+    state->poller->interest = interest_by_index;
+    state->poller->context = loop;
+    state->poller->table = loop->table;
+    loop->engine_state = state;
+    return 0;
+}
+
+static int
+create_epoll(struct berth_loop *loop, char *why, size_t why_size)
+{
+#ifdef __linux__
+    return ready_create(loop, &berth_poller_epoll, why, why_size);
+#else
+    (void)loop, (void)why, (void)why_size;
+    return -ENOSYS;
+#endif
+}
+
+static int
+create_poll(struct berth_loop *loop, char *why, size_t why_size)
+{
+    return ready_create(loop, &berth_poller_poll, why, why_size);
+}
+
+static void
+ready_destroy(struct berth_loop *loop)
+{
+    struct ready_engine *state = state_of(loop);
+    if (state == NULL)
+        return;
+    state->poller->interface->destroy(state->poller);
+    free(state);
+    loop->engine_state = NULL;
+}
+
+static int
+ready_start(struct berth_loop *loop)
+{
+    (void)loop;
+    return 0;
+}
+
+static int
+ready_explain(const struct berth_loop *loop, char *text, size_t size)
+{
+    return snprintf(text, size,
+                    "receive: into a 4 KiB pool buffer when %s says readable; send: at the end of "
+                    "each event, up to %d leases per call\n",
+                    loop->engine->name, SEND_IOVECS_MAX);
+}
+
+#define READY_ENGINE(engine_name, create_function)                                                \
+    {                                                                                             \
+        .name = engine_name, .listener_nonblocking = 1, .create = create_function,                \
+        .destroy = ready_destroy, .start = ready_start, .turn = ready_turn,                       \
+        .watch = update_interest, .accept_start = ready_accept_start,                             \
+        .accept_stop = ready_accept_stop, .receive_start = ready_receive_start,                   \
+        .receive_stop = ready_receive_stop, .send = ready_send,                                   \
+        .connect_wait = ready_connect_wait, .cancel = ready_cancel, .forget = ready_forget,       \
+        .explain = ready_explain                                                                  \
+    }
+
+const struct engine berth_engine_epoll = READY_ENGINE("epoll", create_epoll);
+const struct engine berth_engine_poll = READY_ENGINE("poll", create_poll);

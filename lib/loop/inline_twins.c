@@ -1,0 +1,25 @@
+/*
+ * Exported twins, with the suffix _fn, of the inline functions in berth/loop.h: for languages that
+ * cannot compile C.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "berth/loop.h"
+
+#define TWIN(type, name, parameters, arguments) \
+    BERTH_API type name##_fn parameters; \
+    type name##_fn parameters \
+    { \
+        return name arguments; \
+    }
+
+TWIN(void *, berth_conn_payload, (struct berth_conn * conn), (conn))
+TWIN(berth_token, berth_conn_token, (const struct berth_conn *conn), (conn))
+TWIN(int, berth_conn_fd, (const struct berth_conn *conn), (conn))
+
+BERTH_API void berth_loop_options_init_fn(struct berth_loop_options *options);
+void
+berth_loop_options_init_fn(struct berth_loop_options *options)
+{
+    berth_loop_options_init(options);
+}

@@ -1,0 +1,457 @@
+/*
+ * The loop itself: making one, choosing the engine, turning, stopping, and telling about it. What
+ * happens to connections is conn.c's affair; how bytes move is an engine's.
+ *
+ * The invariant: outside a turn no callback runs; inside one, no second turn begins.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#define BERTH_SYS_FILE
+#define BERTH_SYS_MEMORY
+#include "loop/loop_internal.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "os/memory.h"
+#include "os/sys.h"
+
+/** No wait is longer than this: wake-ups have been lost by kernels as late as 7.3.3. */
+#define WAIT_MS_MAX 1000
+
+/** How often to look for buffers released elsewhere while connections wait for one. */
+#define STARVED_TICK_MS 5
+
+/** How long the loop waits for the kernel to let go of everything when it is destroyed. */
+#define DESTROY_WAIT_MS 6000
+
+/** Best first. A row is all it takes to add one. */
+static const struct engine *const engines[] = {
+#ifdef BERTH_HAVE_LIBURING
+    &berth_engine_uring,
+#endif
+#ifdef __linux__
+    &berth_engine_epoll,
+#endif
+    &berth_engine_poll,
+};
+#define ENGINE_COUNT (sizeof(engines) / sizeof(engines[0]))
+
+struct berth_loop *berth_loops[LOOP_COUNT_MAX];
+
+/* ---- making one ---------------------------------------------------------------------------------- */
+
+static int
+options_check(const struct berth_loop_options *options)
+{
+    if (options->abi != BERTH_LOOP_ABI)
+        return -EPROTO;
+    if (options->cold_bytes > BERTH_TABLE_COLD_BYTES_MAX - CONN_COLD_BYTES ||
+        options->receive_buffers < 16 || options->receive_buffers > 32768 ||
+        options->events_max < 16 || options->events_max > 8192 ||
+        options->fairness_bytes < 4096 || options->send_max_bytes == 0 ||
+        options->send_low_bytes >= options->send_high_bytes ||
+        options->send_high_bytes > options->send_max_bytes)
+        return -EINVAL;
+    return 0;
+}
+
+/** A number for this loop, by which its connections find it. */
+static int
+register_loop(struct berth_loop *loop)
+{
+    for (uint32_t id = 0; id < LOOP_COUNT_MAX; id++) {
+        struct berth_loop *nobody = NULL;
+        if (__atomic_compare_exchange_n(&berth_loops[id], &nobody, loop, 0, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_RELAXED)) {
+            loop->id = id;
+            return 0;
+        }
+    }
+    return -EMFILE;
+}
+
+/** A page that is one in this process and zero in a child of fork(2). */
+static int
+create_fork_guard(struct berth_loop *loop)
+{
+    void *memory = NULL;
+    const size_t bytes = berth_memory_page_bytes();
+    int error = berth_memory_reserve(&memory, bytes, bytes, "berth-fork-guard");
+    if (error)
+        return error;
+    error = berth_memory_commit(memory, bytes);
+    if (error) {
+        berth_memory_release(memory, bytes);
+        return error;
+    }
+    loop->fork_guard = memory;
+    *loop->fork_guard = 1;
+#ifdef MADV_WIPEONFORK
+    (void)sys_madvise(memory, bytes, MADV_WIPEONFORK);
+#endif
+    return 0;
+}
+
+static int
+is_child(const struct berth_loop *loop)
+{
+    return *(volatile unsigned char *)loop->fork_guard == 0;
+}
+
+/** The descriptor that berth_loop_stop writes to, and its slot. */
+static int
+create_wake(struct berth_loop *loop)
+{
+    loop->wake_fd = (int)sys_eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (loop->wake_fd < 0)
+        return loop->wake_fd;
+    struct berth_slot *slot = NULL;
+    const int error = berth_table_claim(loop->table, (uint32_t)loop->wake_fd, &slot);
+    if (error)
+        return error;
+    slot->state = (loop->id << LOOP_ID_SHIFT) | CONN_WAKE;
+    loop->wake_token = berth_slot_token(slot, OP_WAKE);
+    return 0;
+}
+
+static int
+create_parts(struct berth_loop *loop)
+{
+    struct berth_table_options table;
+    berth_table_options_init(&table);
+    table.slots_max = loop->options.conns_max;
+    table.cold_bytes = CONN_COLD_BYTES + loop->options.cold_bytes;
+    table.huge_pages = loop->options.huge_pages;
+    int error = berth_table_init(&loop->table_storage, &table);
+    if (error)
+        return error;
+    loop->table = &loop->table_storage;
+    if (loop->options.pool != NULL)
+        loop->pool_options = *loop->options.pool;
+    else
+        berth_pool_options_init(&loop->pool_options);
+    error = berth_pool_create(&loop->pool, &loop->pool_options);
+    if (!error)
+        error = send_nodes_create(&loop->nodes);
+    if (!error)
+        error = create_fork_guard(loop);
+    if (!error)
+        error = create_wake(loop);
+    if (error)
+        return error;
+    loop->reserve_fd = (int)sys_open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return loop->reserve_fd < 0 ? loop->reserve_fd : 0;
+}
+
+static void __attribute__((format(printf, 2, 3)))
+add_refusal(struct berth_loop *loop, const char *format, ...)
+{
+    const size_t used = strlen(loop->refusals);
+    va_list arguments;
+    va_start(arguments, format);
+    (void)vsnprintf(loop->refusals + used, sizeof(loop->refusals) - used, format, arguments);
+    va_end(arguments);
+}
+
+/** What usually lies behind a refusal, and what cures it. */
+static const char *
+likely_cause(int error)
+{
+    switch (error) {
+    case -EPERM:
+        return " (forbidden: a container's seccomp filter, or sysctl kernel.io_uring_disabled; "
+               "'sysctl kernel.io_uring_disabled=0' or '--security-opt seccomp=...' allows it)";
+    case -ENOSYS:
+        return " (this kernel has no such system call)";
+    case -ENOMEM:
+        return " (out of locked memory: raise 'ulimit -l')";
+    case -EMFILE:
+        return " (out of descriptors: raise 'ulimit -n')";
+    default:
+        return "";
+    }
+}
+
+static int
+try_engine(struct berth_loop *loop, const struct engine *engine)
+{
+    char why[128] = "";
+    loop->engine = engine;
+    const int error = engine->create(loop, why, sizeof(why));
+    if (error) {
+        loop->engine = NULL;
+        add_refusal(loop, "not %s: %s: %s%s\n", engine->name, why, strerror(-error),
+                    likely_cause(error));
+    }
+    return error;
+}
+
+/** The engine asked for by name, or the first that this system grants. */
+static int
+choose_engine(struct berth_loop *loop)
+{
+    const char *wanted = loop->options.engine;
+    int error = -EINVAL;
+    for (size_t i = 0; i < ENGINE_COUNT; i++) {
+        if (strcmp(wanted, "auto") != 0 && strcmp(wanted, engines[i]->name) != 0)
+            continue;
+        error = try_engine(loop, engines[i]);
+        if (error == 0)
+            return 0;
+    }
+#ifndef BERTH_HAVE_LIBURING
+    if (strcmp(wanted, "uring") == 0)
+        return -ENOSYS; /* a good name, but this library was built without liburing */
+#endif
+    return error;
+}
+
+/** Descriptors that the close protocol did not get to: the engine never ran, or did not let go. */
+static void
+close_leftovers(struct berth_loop *loop)
+{
+    if (loop->table == NULL)
+        return;
+    BERTH_TABLE_EACH_LIVE (loop->table, index)
+        if ((int)index != loop->wake_fd)
+            (void)sys_close((int)index);
+}
+
+static void
+destroy_parts(struct berth_loop *loop)
+{
+    if (loop->engine != NULL)
+        loop->engine->destroy(loop);
+    close_leftovers(loop);
+    if (loop->wake_fd >= 0)
+        (void)sys_close(loop->wake_fd);
+    if (loop->reserve_fd >= 0)
+        (void)sys_close(loop->reserve_fd);
+    send_nodes_destroy(&loop->nodes);
+    (void)berth_pool_destroy(loop->pool);
+    berth_table_fini(&loop->table_storage);
+    berth_memory_release(loop->fork_guard, berth_memory_page_bytes());
+    if (berth_loops[loop->id] == loop)
+        __atomic_store_n(&berth_loops[loop->id], NULL, __ATOMIC_RELEASE);
+    free(loop);
+}
+
+int
+berth_loop_create(struct berth_loop **result, const struct berth_loop_options *given)
+{
+    if (result == NULL)
+        return -EINVAL;
+    struct berth_loop_options options;
+    if (given != NULL)
+        options = *given;
+    else
+        berth_loop_options_init(&options);
+    const int invalid = options_check(&options);
+    if (invalid)
+        return invalid;
+    if (options.engine == NULL || strcmp(options.engine, "auto") == 0)
+        options.engine = getenv("BERTH_ENGINE");
+    if (options.engine == NULL || *options.engine == '\0')
+        options.engine = "auto";
+
+    struct berth_loop *loop = (struct berth_loop *)calloc(1, sizeof(*loop));
+    if (loop == NULL)
+        return -ENOMEM;
+    loop->options = options;
+    loop->wake_fd = loop->reserve_fd = -1;
+    int error = register_loop(loop);
+    if (error) {
+        free(loop);
+        return error;
+    }
+    error = create_parts(loop);
+    if (!error)
+        error = choose_engine(loop);
+    if (error) {
+        destroy_parts(loop);
+        return error;
+    }
+    loop->options.engine = NULL; /* the caller's text: not ours to keep */
+    *result = loop;
+    return 0;
+}
+
+/* ---- turning --------------------------------------------------------------------------------------- */
+
+/** The shorter of two waits, -1 being no limit. */
+static int
+shorter(int a_ms, int b_ms)
+{
+    if (a_ms < 0)
+        return b_ms;
+    return b_ms < 0 || a_ms < b_ms ? a_ms : b_ms;
+}
+
+static int
+start(struct berth_loop *loop)
+{
+    berth_pool_adopt(loop->pool);
+    int error = loop->engine->start(loop);
+    if (error)
+        return error;
+    error = loop->engine->watch(loop, berth_table_slot(loop->table, (uint32_t)loop->wake_fd));
+    loop->started = error == 0;
+    return error;
+}
+
+static int
+turn(struct berth_loop *loop, int timeout_ms)
+{
+    if (loop->todo_count > 0)
+        timeout_ms = 0;
+    if (loop->starved.count > 0)
+        timeout_ms = shorter(timeout_ms, STARVED_TICK_MS);
+    timeout_ms = shorter(timeout_ms, conn_closing_tick(loop));
+    timeout_ms = shorter(timeout_ms, listener_tick(loop));
+    timeout_ms = shorter(timeout_ms, WAIT_MS_MAX);
+    if (loop->todo_count > 0)
+        timeout_ms = 0;
+
+    loop->stats.turns++;
+    const int handled = loop->engine->turn(loop, timeout_ms);
+    loop->current = NULL;
+    unsigned more = conn_run_todo(loop);
+    (void)berth_pool_turn(loop->pool);
+    if (loop->starved.count > 0)
+        more += receive_starved(loop);
+    return handled < 0 ? handled : handled + (int)more;
+}
+
+int
+berth_loop_turn(struct berth_loop *loop, int timeout_ms)
+{
+    if (loop == NULL)
+        return -EINVAL;
+    if (is_child(loop))
+        return -ECHILD;
+    if (loop->in_turn)
+        return -EBUSY;
+    if (!loop->started) {
+        const int error = start(loop);
+        if (error)
+            return error;
+    }
+    loop->in_turn = 1;
+    const int handled = turn(loop, timeout_ms);
+    loop->in_turn = 0;
+    return handled;
+}
+
+int
+berth_loop_run(struct berth_loop *loop)
+{
+    int handled = 0;
+    while (handled >= 0) {
+        if (loop != NULL && __atomic_exchange_n(&loop->stop, 0, __ATOMIC_ACQ_REL))
+            return 0;
+        handled = berth_loop_turn(loop, -1);
+    }
+    return handled;
+}
+
+int
+berth_loop_stop(struct berth_loop *loop)
+{
+    if (loop == NULL)
+        return -EINVAL;
+    const int saved = errno; /* a signal handler must leave it as it was */
+    const uint64_t one = 1;
+    __atomic_store_n(&loop->stop, 1, __ATOMIC_RELEASE);
+    (void)sys_write(loop->wake_fd, &one, sizeof(one));
+    errno = saved;
+    return 0;
+}
+
+/** Turns until every connection is gone, or the kernel has had its time. */
+static void
+close_everything(struct berth_loop *loop)
+{
+    const uint64_t deadline_ms = loop_now_ms() + DESTROY_WAIT_MS;
+    listener_close_all(loop);
+    conn_fail_all(loop);
+    /* One slot is the wake-up descriptor's. */
+    while (berth_table_live_count(loop->table) > 1 + loop->stats.zombies &&
+           loop_now_ms() < deadline_ms)
+        if (berth_loop_turn(loop, 10) < 0)
+            break;
+}
+
+int
+berth_loop_destroy(struct berth_loop *loop)
+{
+    if (loop == NULL)
+        return 0;
+    if (is_child(loop))
+        return -ECHILD;
+    if (loop->in_turn)
+        return -EBUSY;
+    close_everything(loop);
+    destroy_parts(loop);
+    return 0;
+}
+
+/* ---- telling about it --------------------------------------------------------------------------------- */
+
+const char *
+berth_loop_engine(const struct berth_loop *loop)
+{
+    return loop == NULL ? "" : loop->engine->name;
+}
+
+int
+berth_loop_explain(const struct berth_loop *loop, char *text, size_t size)
+{
+    if (loop == NULL || (text == NULL && size > 0))
+        return -EINVAL;
+    int used = snprintf(text, size, "engine: %s\n%s", loop->engine->name, loop->refusals);
+    const size_t at = (size_t)used < size ? (size_t)used : size;
+    used += loop->engine->explain(loop, text == NULL ? NULL : text + at, size - at);
+    return used;
+}
+
+struct berth_table *
+berth_loop_table(struct berth_loop *loop)
+{
+    return loop == NULL ? NULL : loop->table;
+}
+
+struct berth_pool *
+berth_loop_pool(struct berth_loop *loop)
+{
+    return loop == NULL ? NULL : loop->pool;
+}
+
+uint32_t
+berth_loop_conns(const struct berth_loop *loop)
+{
+    return loop == NULL ? 0 : loop->conns;
+}
+
+void
+berth_loop_stats_get(const struct berth_loop *loop, struct berth_loop_stats *stats)
+{
+    if (loop != NULL && stats != NULL)
+        *stats = loop->stats;
+}
+
+void
+berth_loop_copies_get(const struct berth_loop *loop, struct berth_copies *copies)
+{
+    if (loop == NULL || copies == NULL)
+        return;
+    const struct berth_copies *pool = berth_pool_copies(loop->pool);
+    *copies = loop->copies;
+    copies->received_pullup += pool->received_pullup;
+    copies->received_compact += pool->received_compact;
+    copies->received_application += pool->received_application;
+    copies->sent_gather += pool->sent_gather;
+    copies->sent_application += pool->sent_application;
+}

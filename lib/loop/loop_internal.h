@@ -1,0 +1,321 @@
+/*
+ * What the files of the loop share: its struct, the meaning of a slot's words when the loop drives
+ * it, and the calls between the policies (conn.c, send.c, listen.c) and the engines.
+ *
+ * A connection's life is told by the bits of slot->state. conn_progress looks at all of them and
+ * does what is due; everything else only sets bits. That is why callbacks may do anything at any
+ * time: they set bits, and the bits are looked at when the callback has returned.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef BERTH_LOOP_INTERNAL_H
+#define BERTH_LOOP_INTERNAL_H
+
+#include "berth/loop.h"
+
+#include "loop/address.h"
+#include "loop/engine.h"
+
+/** The operation byte of a token: which completion of a connection this is. */
+enum loop_op { OP_READY = 1, OP_ACCEPT, OP_RECEIVE, OP_SEND, OP_CONNECT, OP_WAKE, OP_CANCEL };
+
+/* ---- slot->state ----------------------------------------------------------------------------
+ * The upper 10 bits number the loop (so that a connection knows its loop without a pointer), the
+ * lower 22 are these.
+ */
+#define LOOP_ID_SHIFT 22
+#define LOOP_COUNT_MAX 1024
+
+enum conn_state {
+    CONN_LISTENER = 1u << 0,     /**< not a connection: it accepts them */
+    CONN_WAKE = 1u << 1,         /**< not a connection: the wake-up descriptor */
+    CONN_CONNECTING = 1u << 2,   /**< berth_connect, not there yet */
+    CONN_OPENED = 1u << 3,       /**< open returned 0: close is owed */
+    CONN_RECEIVING = 1u << 4,    /**< a receive is posted (or interest registered) */
+    CONN_SENDING = 1u << 5,      /**< the kernel has the head of the queue, or is full */
+    CONN_STARVED = 1u << 6,      /**< queued for a buffer */
+    CONN_EOF = 1u << 7,          /**< the peer has finished sending */
+    CONN_SHUT_WANTED = 1u << 8,  /**< end the sending side when the queue is empty */
+    CONN_SHUT_DONE = 1u << 9,    /**< it has been ended */
+    CONN_CLOSE_WANTED = 1u << 10,/**< close when the queue is empty */
+    CONN_FAILED = 1u << 11,      /**< close now, drop the queue; cold->reason says why */
+    CONN_HIGH = 1u << 12,        /**< the queue passed its high mark: drained is owed */
+    CONN_CREDIT = 1u << 13,      /**< credit is limited: cold->credit */
+    CONN_WATCHED = 1u << 14,     /**< readiness engines: registered with the poller */
+    CONN_WRITABLE = 1u << 15,    /**< readiness engines: registered for writing too */
+    CONN_OPEN_DUE = 1u << 16,    /**< adopted: open is owed */
+    CONN_TODO = 1u << 17,        /**< conn_progress must look at it */
+    CONN_TODO_LISTED = 1u << 18, /**< it is in the todo list */
+    CONN_CLOSING_LISTED = 1u << 19, /**< it is in the list of closing connections */
+    CONN_ZOMBIE = 1u << 20,      /**< the kernel does not let go: set aside */
+    CONN_RESET = 1u << 21        /**< close with a reset */
+};
+
+/** Anything that makes a send come too late. */
+#define CONN_NO_SEND \
+    (CONN_SHUT_WANTED | CONN_SHUT_DONE | CONN_CLOSE_WANTED | CONN_FAILED | CONN_LISTENER | CONN_WAKE)
+
+/** Anything that makes further data unwelcome. */
+#define CONN_NO_RECEIVE (CONN_EOF | CONN_CLOSE_WANTED | CONN_FAILED | CONN_CONNECTING)
+
+/** A place in a doubly linked list of slots: 1 + index of the neighbours, 0 for none. */
+struct conn_link {
+    uint32_t next, previous;
+};
+
+/** The lists a connection can be in, one place for each. */
+enum conn_list_kind { LIST_STARVED, LIST_CLOSING, LIST_KIND_COUNT };
+
+struct conn_list {
+    uint32_t head, tail; /**< 1 + index, 0: none */
+    uint32_t count;
+};
+
+/** What the loop needs of a connection only in unusual moments: ahead of the user's cold record. */
+struct conn_cold {
+    const struct berth_handlers *handlers; /**< class 0 (connect, adopt) only */
+    void *ctx;
+    uint64_t credit;           /**< bytes; with CONN_CREDIT */
+    uint64_t closing_since_ms; /**< in the list of the draining or the closing */
+    struct conn_link links[LIST_KIND_COUNT];
+    int32_t reason;            /**< with CONN_FAILED */
+    uint32_t cancels;          /**< how often the cancel was issued */
+    unsigned char unused[72];
+};
+#define CONN_COLD_BYTES 128
+BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "two cache lines");
+
+/** Who serves the connections of a class: a listener's, or (class 0) each connection's own. */
+struct conn_class {
+    const struct berth_handlers *handlers;
+    void *ctx;
+    struct berth_listener *listener; /**< NULL when it was closed */
+    uint32_t users;                  /**< live connections, and the listener itself */
+};
+#define CLASS_OWN 0
+#define CLASS_COUNT_MAX 256
+
+/** Send-queue nodes: an array, linked by index. Node 0 is never used. */
+struct send_node {
+    struct berth_lease lease; /**< what is left to send */
+    uint32_t next;
+    uint32_t tail;      /**< head only: the last node */
+    uint32_t bytes;     /**< head only: of the whole queue */
+    uint16_t room;      /**< bytes free behind the lease, in a buffer that is the queue's alone */
+    uint16_t in_flight; /**< head only: nodes the kernel is reading */
+};
+BERTH_STATIC_ASSERT(sizeof(struct send_node) == 32, "two to a cache line");
+
+struct send_nodes {
+    struct send_node *at;
+    uint32_t free_head;
+    uint32_t fresh;     /**< the lowest never used */
+    uint32_t committed; /**< nodes in writable memory */
+    uint32_t max;
+};
+
+struct berth_loop {
+    /* read on every event */
+    struct berth_table *table;
+    struct berth_pool *pool;
+    const struct engine *engine;
+    void *engine_state;
+    struct berth_slot *current; /**< whose event is being handled: conn_progress follows */
+    struct send_nodes nodes;
+    struct berth_loop_stats stats;
+    struct berth_copies copies;
+
+    uint32_t todo_head, todo_tail; /**< 1 + index, through slot->queue */
+    uint32_t todo_count;
+    struct conn_list starved;      /**< first come, first served */
+    struct conn_list draining;     /**< to be closed when their queue is sent; oldest first */
+    struct conn_list closing;      /**< waiting for the kernel to let go; oldest first */
+    uint32_t conns;
+
+    struct berth_loop_options options;
+    struct berth_pool_options pool_options;
+    struct berth_table table_storage;
+    uint32_t id;
+    int wake_fd;
+    berth_token wake_token;
+    int reserve_fd; /**< given up for a moment to refuse a newcomer when descriptors run out */
+    int stop;       /**< atomic */
+    int in_turn;
+    int started;
+    unsigned char *fork_guard; /**< a page that a child of fork(2) finds zeroed */
+    uint64_t accept_resume_ms; /**< 0: no listener is backing off */
+    struct conn_class classes[CLASS_COUNT_MAX];
+    char refusals[512]; /**< why other engines were not taken */
+};
+
+/** One listener; its slot's class is its own. */
+struct berth_listener {
+    struct berth_loop *loop;
+    berth_token token;
+    struct address address;
+    uint8_t class_id;
+    uint8_t backing_off;
+};
+
+extern struct berth_loop *berth_loops[LOOP_COUNT_MAX];
+
+/* ---- small things everybody needs ------------------------------------------------------------ */
+
+static inline struct berth_conn *
+as_conn(struct berth_slot *slot)
+{
+    return (struct berth_conn *)(void *)slot;
+}
+
+static inline struct berth_slot *
+as_slot(const struct berth_conn *conn)
+{
+    return (struct berth_slot *)(uintptr_t)conn;
+}
+
+static inline struct berth_loop *
+slot_loop(const struct berth_slot *slot)
+{
+    return berth_loops[slot->state >> LOOP_ID_SHIFT];
+}
+
+static inline struct conn_cold *
+slot_cold(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    return (struct conn_cold *)berth_table_cold(loop->table, slot->index);
+}
+
+static inline struct berth_slot *
+loop_slot(const struct berth_loop *loop, uint32_t one_based)
+{
+    return berth_table_slot(loop->table, one_based - 1);
+}
+
+static inline struct send_node *
+queue_head(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    return slot->buffer == 0 ? NULL : &loop->nodes.at[slot->buffer];
+}
+
+static inline uint32_t
+queue_bytes(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    return slot->buffer == 0 ? 0 : loop->nodes.at[slot->buffer].bytes;
+}
+
+/** Milliseconds of a clock that never goes back. */
+uint64_t loop_now_ms(void);
+
+/* ---- conn.c: what happens to connections ------------------------------------------------------- */
+
+/** conn_progress must look at this connection: at once after its event, or at the end of the turn. */
+static inline void
+conn_todo(struct berth_loop *loop, struct berth_slot *slot)
+{
+    slot->state |= CONN_TODO;
+    if (slot == loop->current || (slot->state & CONN_TODO_LISTED))
+        return;
+    slot->state |= CONN_TODO_LISTED;
+    slot->queue = 0;
+    if (loop->todo_tail != 0)
+        loop_slot(loop, loop->todo_tail)->queue = slot->index + 1;
+    else
+        loop->todo_head = slot->index + 1;
+    loop->todo_tail = slot->index + 1;
+    loop->todo_count++;
+}
+
+/** Does whatever the state of the connection calls for. It may be gone afterwards. */
+void conn_progress(struct berth_loop *loop, struct berth_slot *slot);
+
+/** Every event of a connection ends with this. */
+static inline void
+conn_after_event(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (slot->state & CONN_TODO || slot->flags & BERTH_SLOT_CLOSING)
+        conn_progress(loop, slot);
+    loop->current = NULL;
+}
+
+/** Works off the todo list, as it was at the start. Returns how many it looked at. */
+unsigned conn_run_todo(struct berth_loop *loop);
+
+/** Whether bytes that arrive now are to be delivered. */
+static inline int
+conn_wants_data(const struct berth_slot *slot)
+{
+    return (slot->state & (CONN_OPENED | CONN_NO_RECEIVE)) == CONN_OPENED;
+}
+
+/** Reports to the loop. Each is one event; the engine calls conn_after_event behind the last one. */
+void conn_deliver(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *spans,
+                  unsigned n, size_t bytes);
+void conn_eof(struct berth_loop *loop, struct berth_slot *slot);
+void conn_failed(struct berth_loop *loop, struct berth_slot *slot, int reason);
+void conn_connected(struct berth_loop *loop, struct berth_slot *slot);
+
+/** No buffer for this connection's data: it waits its turn, in the order in which they came. */
+void conn_starve(struct berth_loop *loop, struct berth_slot *slot);
+struct berth_slot *conn_next_starved(struct berth_loop *loop);
+
+/* ---- receive.c: reading without waiting ---------------------------------------------------------- */
+
+/**
+ * Reads once, without waiting, into a pool buffer of that class, and delivers. Returns the bytes
+ * read, 0 when there is no more for now: end, error, starved, or just empty.
+ */
+size_t receive_now(struct berth_loop *loop, struct berth_slot *slot, enum berth_class size_class);
+
+/** Serves those who wait for a buffer, as far as there are any. Returns how many. */
+unsigned receive_starved(struct berth_loop *loop);
+
+/** Claims a slot for a descriptor, in that enum conn_state. Nothing is told to the user yet. */
+int conn_create(struct berth_loop *loop, int fd, uint8_t class_id, uint32_t state,
+                struct berth_slot **slot);
+
+/** Undoes conn_create for one that never opened, and closes the descriptor if asked to. */
+void conn_discard(struct berth_loop *loop, struct berth_slot *slot, int close_fd);
+
+/** Calls open; starts receiving, or takes the connection down if it is refused. */
+void conn_open(struct berth_loop *loop, struct berth_slot *slot);
+
+/** Looks after connections that take long to close. Returns ms until it is due again, or -1. */
+int conn_closing_tick(struct berth_loop *loop);
+
+/** Fails every connection with -ECANCELED: the loop is being destroyed. */
+void conn_fail_all(struct berth_loop *loop);
+
+/** Frees a class that nobody uses any more. */
+void class_put(struct berth_loop *loop, uint8_t class_id);
+
+/* ---- send.c: the queues ------------------------------------------------------------------------ */
+
+int send_nodes_create(struct send_nodes *nodes);
+void send_nodes_destroy(struct send_nodes *nodes);
+
+struct iovec;
+
+/** The head of the queue as iovecs, for sendmsg: marks those nodes as in flight. */
+unsigned send_begin(struct berth_loop *loop, struct berth_slot *slot, struct iovec *iov,
+                    unsigned count, size_t *bytes);
+
+/** What send_begin gave to the kernel came back: `sent` bytes of it were taken. */
+void send_end(struct berth_loop *loop, struct berth_slot *slot, size_t sent);
+
+/** Releases everything queued. Nothing of it may be in flight. */
+void send_clear(struct berth_loop *loop, struct berth_slot *slot);
+
+/* ---- listen.c ----------------------------------------------------------------------------------- */
+
+/** A newcomer. The descriptor is the loop's from here on. */
+void listener_accepted(struct berth_loop *loop, struct berth_slot *listener, int fd);
+
+/** accept failed: out of descriptors (refuses one, backs off) or something passing. */
+void listener_accept_failed(struct berth_loop *loop, struct berth_slot *listener, int error);
+
+/** Lets listeners accept again whose time has come. Returns ms until the next one, or -1. */
+int listener_tick(struct berth_loop *loop);
+
+void listener_close_all(struct berth_loop *loop);
+
+#endif

@@ -1,0 +1,388 @@
+/*
+ * The send queues: one ordered sequence of leases per connection, linked through an array of nodes
+ * that all connections of the loop share. What a turn queues goes out together.
+ *
+ * The invariants: the head node knows the queue's last node and its bytes; the first `in_flight`
+ * nodes are being read by the kernel and are not released before it says so; a send that is refused
+ * has queued nothing.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "loop/loop_internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "os/copy.h"
+#include "os/memory.h"
+
+/** Nodes of all queues of a loop together: 32 MiB of address space, resident as used. */
+#define NODES_MAX (UINT32_C(1) << 20)
+#define NODES_PER_COMMIT (UINT32_C(1) << 15)
+
+/** The longest single send: lengths are 32 bits, and nobody means more. */
+#define SEND_BYTES_MAX ((size_t)1 << 30)
+
+int
+send_nodes_create(struct send_nodes *nodes)
+{
+    memset(nodes, 0, sizeof(*nodes));
+    void *memory = NULL;
+    const int error = berth_memory_reserve(&memory, NODES_MAX * sizeof(struct send_node),
+                                           BERTH_HUGE_PAGE_BYTES, "berth-send");
+    if (error)
+        return error;
+    nodes->at = memory;
+    nodes->max = NODES_MAX;
+    nodes->fresh = 1; /* node 0 is "none" */
+    return 0;
+}
+
+void
+send_nodes_destroy(struct send_nodes *nodes)
+{
+    berth_memory_release(nodes->at, nodes->max * sizeof(struct send_node));
+    memset(nodes, 0, sizeof(*nodes));
+}
+
+static BERTH_COLD uint32_t
+node_get_fresh(struct send_nodes *nodes)
+{
+    if (nodes->fresh == nodes->max)
+        return 0;
+    if (nodes->fresh >= nodes->committed) {
+        if (berth_memory_commit(&nodes->at[nodes->committed],
+                                NODES_PER_COMMIT * sizeof(struct send_node)) != 0)
+            return 0;
+        nodes->committed += NODES_PER_COMMIT;
+    }
+    return nodes->fresh++;
+}
+
+static inline uint32_t
+node_get(struct send_nodes *nodes)
+{
+    const uint32_t node = nodes->free_head;
+    if (BERTH_UNLIKELY(node == 0))
+        return node_get_fresh(nodes);
+    nodes->free_head = nodes->at[node].next;
+    return node;
+}
+
+static inline void
+node_put(struct send_nodes *nodes, uint32_t node)
+{
+    nodes->at[node].next = nodes->free_head;
+    nodes->free_head = node;
+}
+
+/* ---- adding ------------------------------------------------------------------------------------ */
+
+/** Whether `bytes` more may be queued: 0 or -errno. */
+static int
+send_check(const struct berth_loop *loop, const struct berth_slot *slot, size_t bytes)
+{
+    if (slot->state & CONN_NO_SEND || slot->flags & BERTH_SLOT_CLOSING)
+        return -EPIPE;
+    return queue_bytes(loop, slot) + bytes > loop->options.send_max_bytes ? -ENOBUFS : 0;
+}
+
+static int
+refuse(struct berth_loop *loop, int error)
+{
+    if (error == -ENOBUFS)
+        loop->stats.send_refused++;
+    return error;
+}
+
+/** Links a node at the end of the queue. */
+static void
+append_node(struct berth_loop *loop, struct berth_slot *slot, uint32_t index,
+            struct berth_lease lease, uint32_t room)
+{
+    struct send_node *node = &loop->nodes.at[index];
+    node->lease = lease;
+    node->next = 0;
+    node->room = room > UINT16_MAX ? UINT16_MAX : (uint16_t)room;
+    node->in_flight = 0;
+    if (slot->buffer == 0) {
+        slot->buffer = index;
+        node->bytes = 0;
+    } else {
+        struct send_node *head = &loop->nodes.at[slot->buffer];
+        loop->nodes.at[head->tail].next = index;
+    }
+    struct send_node *head = &loop->nodes.at[slot->buffer];
+    head->tail = index;
+    head->bytes += lease.length;
+}
+
+/** Something was queued: see to it that it goes out, and that the queue stays within its marks. */
+static inline void
+queued(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (queue_bytes(loop, slot) >= loop->options.send_high_bytes && !(slot->state & CONN_HIGH)) {
+        slot->state |= CONN_HIGH;
+        loop->stats.pauses++;
+    }
+    conn_todo(loop, slot);
+}
+
+static inline struct berth_slot *
+sendable(const struct berth_conn *conn)
+{
+    struct berth_slot *slot = as_slot(conn);
+    return slot == NULL || !(slot->flags & BERTH_SLOT_LIVE) ? NULL : slot;
+}
+
+int
+berth_send_lease(struct berth_conn *conn, struct berth_lease lease)
+{
+    struct berth_slot *slot = sendable(conn);
+    if (slot == NULL)
+        return -EINVAL;
+    struct berth_loop *loop = slot_loop(slot);
+    const int error = send_check(loop, slot, lease.length);
+    if (error)
+        return refuse(loop, error);
+    if (lease.length == 0 || lease.length > SEND_BYTES_MAX ||
+        berth_lease_data(loop->pool, lease) == NULL)
+        return -EINVAL;
+    const uint32_t node = node_get(&loop->nodes);
+    if (node == 0)
+        return refuse(loop, -ENOBUFS);
+    append_node(loop, slot, node, lease, 0);
+    queued(loop, slot);
+    return 0;
+}
+
+int
+berth_send_chain(struct berth_conn *conn, struct berth_chain *chain)
+{
+    struct berth_slot *slot = sendable(conn);
+    if (slot == NULL || chain == NULL)
+        return -EINVAL;
+    struct berth_loop *loop = slot_loop(slot);
+    const int error = send_check(loop, slot, chain->bytes);
+    if (error)
+        return refuse(loop, error);
+
+    uint32_t reserved = 0; /* all nodes first: all or nothing */
+    for (uint32_t i = 0; i < chain->count; i++) {
+        const uint32_t node = node_get(&loop->nodes);
+        if (node == 0) {
+            while (reserved != 0) {
+                const uint32_t next = loop->nodes.at[reserved].next;
+                node_put(&loop->nodes, reserved);
+                reserved = next;
+            }
+            return refuse(loop, -ENOBUFS);
+        }
+        loop->nodes.at[node].next = reserved;
+        reserved = node;
+    }
+    struct berth_lease lease;
+    while (berth_chain_pop(loop->pool, chain, &lease) == 0) {
+        const uint32_t node = reserved;
+        reserved = loop->nodes.at[node].next;
+        append_node(loop, slot, node, lease, 0);
+    }
+    BERTH_ASSERT(reserved == 0);
+    if (slot->buffer != 0)
+        queued(loop, slot);
+    return 0;
+}
+
+/** Copies what fits behind the last lease, if its buffer is the queue's own. Returns how much. */
+static size_t
+fill_tail(struct berth_loop *loop, struct berth_slot *slot, const void *data, size_t length)
+{
+    struct send_node *head = queue_head(loop, slot);
+    if (head == NULL)
+        return 0;
+    struct send_node *tail = &loop->nodes.at[head->tail];
+    const size_t copied = length < tail->room ? length : tail->room;
+    if (copied == 0)
+        return 0;
+    unsigned char *end = (unsigned char *)berth_lease_data(loop->pool, tail->lease);
+    BERTH_ASSERT(end != NULL);
+    berth_copy(&loop->copies.sent_gather, end + tail->lease.length, data, copied);
+    tail->lease.length += (uint32_t)copied;
+    tail->room = (uint16_t)(tail->room - copied);
+    head->bytes += (uint32_t)copied;
+    return copied;
+}
+
+/** The class for what is still to be copied: a second buffer is at least 4 KiB, to gather in. */
+static enum berth_class
+class_to_gather(const struct berth_slot *slot, size_t left)
+{
+    const int fitting = left > 65536 ? BERTH_CLASS_64K : berth_class_for(left);
+    return slot->buffer != 0 && fitting < BERTH_CLASS_4K ? BERTH_CLASS_4K
+                                                          : (enum berth_class)fitting;
+}
+
+/** Queues `length` bytes in new buffers; on failure takes back what it queued. */
+static int
+append_copies(struct berth_loop *loop, struct berth_slot *slot, const unsigned char *data,
+              size_t length)
+{
+    struct berth_chain chain;
+    memset(&chain, 0, sizeof(chain));
+    while (length > 0) {
+        const enum berth_class size_class = class_to_gather(slot, length);
+        const uint32_t size = berth_class_bytes(size_class);
+        struct berth_lease lease;
+        int error = berth_pool_get(loop->pool, size_class, BERTH_FOR_ACTIVE, &lease);
+        if (error) {
+            berth_chain_clear(loop->pool, &chain);
+            return error;
+        }
+        lease.length = length < size ? (uint32_t)length : size;
+        berth_copy(&loop->copies.sent_gather, berth_lease_data(loop->pool, lease), data,
+                   lease.length);
+        data += lease.length;
+        length -= lease.length;
+        error = berth_chain_append(loop->pool, &chain, lease);
+        if (error) {
+            (void)berth_release(loop->pool, lease);
+            berth_chain_clear(loop->pool, &chain);
+            return error;
+        }
+    }
+    const int error = berth_send_chain(as_conn(slot), &chain);
+    if (error)
+        berth_chain_clear(loop->pool, &chain);
+    return error;
+}
+
+/** One new buffer holds it all: the usual case. */
+static int
+append_copy(struct berth_loop *loop, struct berth_slot *slot, const void *data, size_t length)
+{
+    const enum berth_class size_class = class_to_gather(slot, length);
+    struct berth_lease lease;
+    const int error = berth_pool_get(loop->pool, size_class, BERTH_FOR_ACTIVE, &lease);
+    if (error)
+        return error;
+    const uint32_t node = node_get(&loop->nodes);
+    if (node == 0) {
+        (void)berth_release(loop->pool, lease);
+        return -ENOBUFS;
+    }
+    const uint32_t room = lease.length - (uint32_t)length;
+    lease.length = (uint32_t)length;
+    berth_copy(&loop->copies.sent_gather, berth_lease_data(loop->pool, lease), data, length);
+    append_node(loop, slot, node, lease, room);
+    queued(loop, slot);
+    return 0;
+}
+
+int
+berth_send(struct berth_conn *conn, const void *data, size_t length)
+{
+    struct berth_slot *slot = sendable(conn);
+    if (slot == NULL || (data == NULL && length > 0) || length > SEND_BYTES_MAX)
+        return -EINVAL;
+    struct berth_loop *loop = slot_loop(slot);
+    int error = send_check(loop, slot, length);
+    if (error || length == 0)
+        return refuse(loop, error);
+    struct send_node *head = queue_head(loop, slot);
+    const size_t room = head == NULL ? 0 : loop->nodes.at[head->tail].room;
+    if (length <= room) {
+        (void)fill_tail(loop, slot, data, length);
+        queued(loop, slot);
+        return 0;
+    }
+    /* The rest first: if there is no buffer for it, nothing must have been queued. But the tail's
+     * room comes before it in the stream, so it is given up: it is less than this send. */
+    if (length <= berth_class_bytes(BERTH_CLASS_64K))
+        error = append_copy(loop, slot, data, length);
+    else
+        error = append_copies(loop, slot, data, length);
+    return error ? refuse(loop, -ENOBUFS) : 0;
+}
+
+/* ---- taking away -------------------------------------------------------------------------------- */
+
+unsigned
+send_begin(struct berth_loop *loop, struct berth_slot *slot, struct iovec *iov, unsigned count,
+           size_t *bytes)
+{
+    struct send_node *head = queue_head(loop, slot);
+    BERTH_ASSERT(head != NULL && head->in_flight == 0);
+    unsigned n = 0;
+    *bytes = 0;
+    for (uint32_t at = slot->buffer; at != 0 && n < count; at = loop->nodes.at[at].next) {
+        const struct send_node *node = &loop->nodes.at[at];
+        iov[n].iov_base = berth_lease_data(loop->pool, node->lease);
+        iov[n].iov_len = node->lease.length;
+        *bytes += node->lease.length;
+        (void)berth_lease_send_begin(loop->pool, node->lease);
+        n++;
+    }
+    head->in_flight = (uint16_t)n;
+    return n;
+}
+
+/** Removes the head of the queue; its successor inherits what only a head knows. */
+static void
+pop_head(struct berth_loop *loop, struct berth_slot *slot)
+{
+    const uint32_t index = slot->buffer;
+    struct send_node *head = &loop->nodes.at[index];
+    slot->buffer = head->next;
+    if (head->next != 0) {
+        struct send_node *next = &loop->nodes.at[head->next];
+        next->tail = head->tail;
+        next->bytes = head->bytes;
+        next->in_flight = 0;
+    }
+    node_put(&loop->nodes, index);
+}
+
+void
+send_end(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
+{
+    struct send_node *head = queue_head(loop, slot);
+    BERTH_ASSERT(head != NULL && sent <= head->bytes);
+    uint32_t at = slot->buffer;
+    for (unsigned i = head->in_flight; i > 0; i--, at = loop->nodes.at[at].next)
+        (void)berth_lease_send_end(loop->pool, loop->nodes.at[at].lease);
+    head->in_flight = 0;
+    head->bytes -= (uint32_t)sent;
+    loop->stats.sent_bytes += sent;
+    loop->copies.sent += sent;
+    loop->copies.sent_kernel += sent;
+
+    while (slot->buffer != 0) {
+        head = &loop->nodes.at[slot->buffer];
+        if (sent < head->lease.length) {
+            head->lease.offset += (uint32_t)sent;
+            head->lease.length -= (uint32_t)sent;
+            return;
+        }
+        sent -= head->lease.length;
+        const struct berth_lease done = head->lease;
+        pop_head(loop, slot);
+        (void)berth_release(loop->pool, done);
+    }
+}
+
+void
+send_clear(struct berth_loop *loop, struct berth_slot *slot)
+{
+    struct send_node *head = queue_head(loop, slot);
+    if (head == NULL)
+        return;
+    uint32_t at = slot->buffer;
+    for (unsigned i = head->in_flight; i > 0; i--, at = loop->nodes.at[at].next)
+        (void)berth_lease_send_end(loop->pool, loop->nodes.at[at].lease);
+    while (slot->buffer != 0) {
+        const struct berth_lease lease = loop->nodes.at[slot->buffer].lease;
+        pop_head(loop, slot);
+        (void)berth_release(loop->pool, lease);
+    }
+}
