@@ -8,7 +8,8 @@
  *
  * One reservation holds all arrays, in this order, each starting on a page:
  *     hot | cold | ticks | deadlines | owners | live bitmap | summary, committed chunks
- * The last part is writable from the start; the others become writable chunk by chunk.
+ * The last part is writable from the start; the others become writable chunk by chunk, which is
+ * looked into only where it matters: a slot that has a generation was written to before.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -24,16 +25,26 @@ BERTH_STATIC_ASSERT(sizeof(struct berth_table) == 3 * BERTH_CACHE_LINE,
 BERTH_STATIC_ASSERT(offsetof(struct berth_table, stats) == BERTH_CACHE_LINE,
                     "what every event reads fits the first line");
 
-/** Where each array begins in the reservation, and how long the whole is. */
+/**
+ * Where each array begins in the reservation, and how long the whole is: in 64 bits, because 16 M
+ * slots with large cold records do not fit the address space of every system.
+ */
 struct layout {
-    size_t cold, ticks, deadlines, owners, live, summary, committed, end;
+    uint64_t cold, ticks, deadlines, owners, live, summary, committed, cold_committed, end;
 };
 
-static size_t
-pages(size_t bytes)
+static uint64_t
+pages(uint64_t bytes)
 {
-    const size_t page = berth_memory_page_bytes();
+    const uint64_t page = berth_memory_page_bytes();
     return (bytes + page - 1) & ~(page - 1);
+}
+
+/** Bytes of a bitmap with that many bits. */
+static uint64_t
+bitmap_bytes(uint64_t bits)
+{
+    return (bits + WORD_BITS - 1) / WORD_BITS * sizeof(uint64_t);
 }
 
 /** Records up to a line never straddle one; bigger ones start on one. */
@@ -53,7 +64,7 @@ cold_stride_for(uint32_t bytes)
 static struct layout
 layout_for(const struct berth_table *table, const struct berth_table_options *options)
 {
-    const size_t n = table->slots_max;
+    const uint64_t n = table->slots_max;
     struct layout at;
     at.cold = pages(n << table->slot_shift);
     at.ticks = at.cold + pages(n * table->cold_stride);
@@ -61,10 +72,9 @@ layout_for(const struct berth_table *table, const struct berth_table_options *op
     at.owners = at.deadlines + (options->deadlines ? pages(n * sizeof(uint16_t)) : 0);
     at.live = at.owners + (options->shared ? pages(n) : 0);
     at.summary = at.live + pages(n / 8);
-    const size_t summary_words = (n / BERTH_WORD_BITS + BERTH_WORD_BITS - 1) / BERTH_WORD_BITS;
-    const size_t chunks = (n + chunk_slots(table) - 1) / chunk_slots(table);
-    at.committed = at.summary + summary_words * sizeof(uint64_t);
-    at.end = at.committed + (chunks + BERTH_WORD_BITS - 1) / BERTH_WORD_BITS * sizeof(uint64_t);
+    at.committed = at.summary + bitmap_bytes(n / WORD_BITS);
+    at.cold_committed = at.committed + bitmap_bytes((at.cold >> CHUNK_SHIFT) + 1);
+    at.end = at.cold_committed + bitmap_bytes(((at.ticks - at.cold) >> CHUNK_SHIFT) + 1);
     return at;
 }
 
@@ -94,36 +104,43 @@ power_of_two_from(uint32_t n)
     return n <= 1 ? 1 : UINT32_C(1) << (32 - __builtin_clz(n - 1));
 }
 
+/** Reserves one layout and makes its last part writable. Returns 0 or -ENOMEM. */
+static int
+reserve_layout(struct berth_table *table, const struct berth_table_options *options)
+{
+    const struct layout at = layout_for(table, options);
+    if (at.end > SIZE_MAX / 2)
+        return -ENOMEM;
+    void *memory = NULL;
+    if (berth_memory_reserve(&memory, (size_t)at.end, BERTH_HUGE_PAGE_BYTES, "berth-table") != 0)
+        return -ENOMEM;
+    unsigned char *base = memory;
+    if (berth_memory_commit(base + at.summary, (size_t)(at.end - at.summary)) != 0) {
+        berth_memory_release(memory, (size_t)at.end);
+        return -ENOMEM;
+    }
+    table->hot = base;
+    table->cold = table->cold_stride != 0 ? base + at.cold : NULL;
+    table->ticks = (uint16_t *)(void *)(base + at.ticks);
+    table->deadlines = options->deadlines ? (uint16_t *)(void *)(base + at.deadlines) : NULL;
+    table->owners = options->shared ? base + at.owners : NULL;
+    table->live = (uint64_t *)(void *)(base + at.live);
+    table->live_summary = (uint64_t *)(void *)(base + at.summary);
+    table->committed = (uint64_t *)(void *)(base + at.committed);
+    table->cold_committed = (uint64_t *)(void *)(base + at.cold_committed);
+    table->reserved_bytes = (size_t)at.end;
+    return 0;
+}
+
 /** Reserves for table->slots_max slots, or for half as many, and so on. */
 static int
 reserve(struct berth_table *table, const struct berth_table_options *options)
 {
-    for (;; table->slots_max /= 2) {
-        const struct layout at = layout_for(table, options);
-        void *memory = NULL;
-        int error =
-            berth_memory_reserve(&memory, at.end, BERTH_HUGE_PAGE_BYTES, "berth-table");
-        if (error == 0) {
-            unsigned char *base = memory;
-            error = berth_memory_commit(base + at.summary, at.end - at.summary);
-            if (error != 0) {
-                berth_memory_release(memory, at.end);
-                return error;
-            }
-            table->hot = base;
-            table->cold = table->cold_stride != 0 ? base + at.cold : NULL;
-            table->ticks = (uint16_t *)(void *)(base + at.ticks);
-            table->deadlines =
-                options->deadlines ? (uint16_t *)(void *)(base + at.deadlines) : NULL;
-            table->owners = options->shared ? base + at.owners : NULL;
-            table->live = (uint64_t *)(void *)(base + at.live);
-            table->live_summary = (uint64_t *)(void *)(base + at.summary);
-            table->committed = (uint64_t *)(void *)(base + at.committed);
-            table->reserved_bytes = at.end;
-            return 0;
-        }
-        if (table->slots_max / 2 < BERTH_TABLE_SLOTS_MIN)
+    for (;;) {
+        const int error = reserve_layout(table, options);
+        if (error == 0 || table->slots_max / 2 < BERTH_TABLE_SLOTS_MIN)
             return error;
+        table->slots_max /= 2;
     }
 }
 
@@ -191,10 +208,10 @@ commit_elements(void *array, size_t element_bytes, uint32_t first, uint32_t coun
     return berth_memory_commit((void *)aligned, end - aligned);
 }
 
-static BERTH_COLD int
-commit_chunk(struct berth_table *table, uint32_t chunk)
+static int
+commit_hot_chunk(struct berth_table *table, uint32_t chunk)
 {
-    const uint32_t per_chunk = chunk_slots(table);
+    const uint32_t per_chunk = UINT32_C(1) << chunk_slots_shift(table);
     const uint32_t first = chunk * per_chunk;
     const uint32_t count =
         table->slots_max - first < per_chunk ? table->slots_max - first : per_chunk;
@@ -205,8 +222,6 @@ commit_chunk(struct berth_table *table, uint32_t chunk)
         error = commit_elements(table->deadlines, sizeof(uint16_t), first, count);
     if (!error)
         error = commit_elements(table->owners, 1, first, count);
-    if (!error)
-        error = commit_elements(table->cold, table->cold_stride, first, count);
     if (!error)
         error = commit_elements(table->hot, (size_t)1 << table->slot_shift, first, count);
     if (error)
@@ -221,6 +236,47 @@ commit_chunk(struct berth_table *table, uint32_t chunk)
     return 0;
 }
 
+/**
+ * Cold records have chunks of their own: with records of 4 KiB, those that belong to one chunk of
+ * slots would be 128 MiB, all charged (and, under mlockall, filled) for the first connection.
+ */
+static int
+commit_cold_chunk(struct berth_table *table, uint32_t chunk)
+{
+    const size_t all = (size_t)table->slots_max * table->cold_stride;
+    const size_t start = (size_t)chunk << CHUNK_SHIFT;
+    const size_t left = all - start;
+    if (commit_elements(table->cold + start, 1, 0,
+                        left < BERTH_TABLE_CHUNK_BYTES ? (uint32_t)left : BERTH_TABLE_CHUNK_BYTES))
+        return -ENOMEM;
+    (void)bitmap_set(table->cold_committed, chunk, table->owners != NULL);
+    return 0;
+}
+
+/** Makes everything that belongs to the slot writable. Returns 0 or -ENOMEM. */
+static BERTH_COLD int
+commit_slot(struct berth_table *table, uint32_t index)
+{
+    const uint32_t chunk = index >> chunk_slots_shift(table);
+    if (!bitmap_get(table->committed, chunk)) {
+        const int error = commit_hot_chunk(table, chunk);
+        if (error)
+            return error;
+    }
+    if (table->cold == NULL)
+        return 0;
+    const size_t start = (size_t)index * table->cold_stride;
+    const uint32_t last = (uint32_t)((start + table->cold_stride - 1) >> CHUNK_SHIFT);
+    for (uint32_t cold = (uint32_t)(start >> CHUNK_SHIFT); cold <= last; cold++) {
+        if (bitmap_get(table->cold_committed, cold))
+            continue;
+        const int error = commit_cold_chunk(table, cold);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
 /* ---- claim and release ------------------------------------------------------------------- */
 
 static uint32_t
@@ -230,51 +286,29 @@ generation_after(uint32_t generation)
 }
 
 /** The bit of the slot, and the summary bit when its word comes to life. */
-static void
-mark_live(struct berth_table *table, uint32_t index)
+static inline void
+mark_live(struct berth_table *table, uint32_t index, int shared)
 {
-    const int shared = table->owners != NULL;
     if (bitmap_set(table->live, index, shared))
-        (void)bitmap_set(table->live_summary, index / BERTH_WORD_BITS, shared);
+        (void)bitmap_set(table->live_summary, index / WORD_BITS, shared);
 }
 
-static void
-mark_dead(struct berth_table *table, uint32_t index)
+static inline void
+mark_dead(struct berth_table *table, uint32_t index, int shared)
 {
-    const int shared = table->owners != NULL;
-    const uint32_t word = index / BERTH_WORD_BITS;
+    const uint32_t word = index / WORD_BITS;
     if (!bitmap_clear(table->live, index, shared))
         return;
     (void)bitmap_clear(table->live_summary, word, shared);
-    /* Another thread may have set a bit of the word between the two: then its summary bit is due. */
+    /* Another thread may have set a bit of the word in between: then its summary bit is due. */
     if (shared && __atomic_load_n(&table->live[word], __ATOMIC_ACQUIRE) != 0)
         (void)bitmap_set(table->live_summary, word, 1);
 }
 
-/** In a shared table the owner byte decides who may touch the line at all: take it first. */
-static int
-take_ownership(struct berth_table *table, uint32_t index)
+/** A slot that is this thread's to claim comes to life. */
+static inline struct berth_slot *
+begin_incarnation(struct berth_table *table, struct berth_slot *slot, uint32_t index, int shared)
 {
-    uint8_t nobody = 0;
-    return __atomic_compare_exchange_n(&table->owners[index], &nobody, table->owner_id, 0,
-                                       __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
-}
-
-static inline int
-claim_index(struct berth_table *table, uint32_t index, struct berth_slot **result)
-{
-    const uint32_t chunk = index / chunk_slots(table);
-    if (BERTH_UNLIKELY(!bitmap_get(table->committed, chunk))) {
-        const int error = commit_chunk(table, chunk);
-        if (error)
-            return error;
-    }
-    if (BERTH_UNLIKELY(table->owners != NULL) && !take_ownership(table, index))
-        return -EEXIST;
-
-    struct berth_slot *slot = berth_table_slot(table, index);
-    if (slot->flags & BERTH_SLOT_LIVE)
-        return -EEXIST;
     BERTH_ASSERT(slot->in_flight == 0);
     if (slot->generation == 0)
         slot->generation = 1; /* the first incarnation ever: 0 is in no token */
@@ -282,12 +316,45 @@ claim_index(struct berth_table *table, uint32_t index, struct berth_slot **resul
     slot->index = index;
     slot->queue = 0;
     table->ticks[index] = table->tick_now;
-    mark_live(table, index);
+    mark_live(table, index, shared);
 
     table->stats.claimed++;
     if (++table->stats.live > table->stats.live_max)
         table->stats.live_max = table->stats.live;
-    *result = slot;
+    return slot;
+}
+
+/** In a shared table the owner byte decides who may look at the line at all: take it first. */
+static BERTH_COLD int
+claim_shared(struct berth_table *table, uint32_t index, struct berth_slot **result)
+{
+    const int error = commit_slot(table, index);
+    if (error)
+        return error;
+    uint8_t nobody = 0;
+    if (!__atomic_compare_exchange_n(&table->owners[index], &nobody, table->owner_id, 0,
+                                     __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+        return -EEXIST;
+    struct berth_slot *slot = berth_table_slot(table, index);
+    BERTH_ASSERT(!(slot->flags & BERTH_SLOT_LIVE));
+    *result = begin_incarnation(table, slot, index, 1);
+    return 0;
+}
+
+static inline int
+claim_index(struct berth_table *table, uint32_t index, struct berth_slot **result)
+{
+    if (BERTH_UNLIKELY(table->owners != NULL))
+        return claim_shared(table, index, result);
+    struct berth_slot *slot = berth_table_slot(table, index);
+    if (BERTH_UNLIKELY(slot->flags & BERTH_SLOT_LIVE))
+        return -EEXIST;
+    if (BERTH_UNLIKELY(slot->generation == 0)) {
+        const int error = commit_slot(table, index);
+        if (error)
+            return error;
+    }
+    *result = begin_incarnation(table, slot, index, 0);
     return 0;
 }
 
@@ -331,36 +398,56 @@ berth_table_claim_any(struct berth_table *table, struct berth_slot **slot)
     return error;
 }
 
+/** A whole slot becomes zero: in the usual size with four stores, not with a call. */
+static inline void
+clear_slot(const struct berth_table *table, struct berth_slot *slot)
+{
+    if (BERTH_LIKELY(table->slot_shift == SLOT_SHIFT))
+        memset(slot, 0, sizeof(*slot));
+    else
+        memset(slot, 0, (size_t)1 << table->slot_shift);
+}
+
+/** What happens last in a shared table: from the store on, any thread may claim the slot. */
+static BERTH_COLD void
+finish_release_shared(struct berth_table *table, uint32_t index)
+{
+    mark_dead(table, index, 1);
+    __atomic_store_n(&table->owners[index], 0, __ATOMIC_RELEASE);
+}
+
 int
 berth_table_release(struct berth_table *table, berth_token token)
 {
     if (BERTH_UNLIKELY(table == NULL || table->hot == NULL))
         return -EINVAL;
     struct berth_slot *slot = berth_table_find(table, token);
-    if (BERTH_UNLIKELY(slot == NULL))
+    if (BERTH_UNLIKELY(slot == NULL || (slot->flags & BERTH_SLOT_GIVEN)))
         return -ESTALE;
     if (BERTH_UNLIKELY(slot->in_flight != 0))
         return -EBUSY;
 
-    const uint32_t index = slot->index;
-    const uint32_t generation = slot->generation;
-    BERTH_ASSERT(index == berth_token_index(token));
+    const uint32_t index = berth_token_index(token);
+    const uint32_t generation = berth_token_generation(token);
+    BERTH_ASSERT(index == slot->index && generation == slot->generation);
     if (slot->flags & BERTH_SLOT_COLD_USED)
         memset(table->cold + (size_t)index * table->cold_stride, 0, table->cold_stride);
     if (table->deadlines != NULL)
         table->deadlines[index] = 0;
 
-    memset(slot, 0, (size_t)1 << table->slot_shift);
+    clear_slot(table, slot);
     slot->generation = generation_after(generation);
+    BERTH_ASSERT(table->stats.live > 0);
+    table->stats.live--;
+    if (BERTH_UNLIKELY(table->owners != NULL)) {
+        finish_release_shared(table, index);
+        return 0;
+    }
     if (table->index_mode == BERTH_INDEX_SLOT) {
         slot->queue = table->free_head;
         table->free_head = index + 1;
     }
-    mark_dead(table, index);
-    BERTH_ASSERT(table->stats.live > 0);
-    table->stats.live--;
-    if (BERTH_UNLIKELY(table->owners != NULL)) /* last: from here on others may claim it */
-        __atomic_store_n(&table->owners[index], 0, __ATOMIC_RELEASE);
+    mark_dead(table, index, 0);
     return 0;
 }
 
@@ -370,7 +457,11 @@ BERTH_COLD struct berth_slot *
 berth_table_find_failed(struct berth_table *table, berth_token token)
 {
     const uint32_t index = berth_token_index(token);
-    if (berth_token_generation(token) == 0 || index >= table->slots_max)
+    uint8_t owner = table->owner_id;
+    if (index < table->slots_max && table->owners != NULL)
+        owner = __atomic_load_n(&table->owners[index], __ATOMIC_RELAXED);
+    const int foreign = owner != table->owner_id && owner != 0;
+    if (berth_token_generation(token) == 0 || index >= table->slots_max || foreign)
         table->stats.malformed++;
     else
         table->stats.stale++;

@@ -56,7 +56,8 @@ public_header()
     attr | cacheline) allow "$path" $standard ;;
     version | alloc | stats | copies | token) allow "$path" $standard $(own attr cacheline) ;;
     jemalloc) allow "$path" $standard $(own attr alloc) ;;
-    table) allow "$path" $standard $(own attr cacheline stats token) ;;
+    table) allow "$path" $standard $(own attr cacheline stats table_type token) ;;
+    table_type) allow "$path" $(own table) ;;
     pool) allow "$path" $standard '<sys/uio.h>' $(own attr cacheline alloc copies stats token) ;;
     loop) allow "$path" $standard $(own attr cacheline copies pool stats table token) ;;
     *) fail "$path: no rule for this header in tests/build/includes.sh" ;;

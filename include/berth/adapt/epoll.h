@@ -6,9 +6,10 @@
  *     BERTH_EPOLL_EACH (at, &set, events, n)
  *         handle(at.slot, at.events);
  *
- * What that buys: the slots of the events to come are fetched into the cache while this one is being
- * handled; a handler may close any connection, its own included, and no event ever reaches the one
- * that took over the number; a registration that outlives its descriptor cannot spin the loop.
+ * What that buys: the slots of the events to come are fetched into the cache while this one is
+ * being handled; a handler may close any connection, its own included, and no event ever reaches
+ * the one that took over the number; a registration that outlives its descriptor cannot spin the
+ * loop.
  *
  * Three rules. Every descriptor in the set is a slot of the table (a listener or a timer too: tell
  * them apart by slot->class_id). A slot is in one set at most: slot->state holds its interest mask.
@@ -55,8 +56,8 @@ struct berth_epoll_cursor {
     const struct epoll_event *batch;
     int count;
     int next;
-    uint64_t released;       /**< slots released before this batch was looked at */
-    uint64_t stale;          /**< stale events of this batch so far */
+    uint64_t released; /**< slots released before this batch was looked at */
+    uint64_t stale;    /**< stale events of this batch so far */
 };
 
 #ifndef __cplusplus
@@ -135,7 +136,7 @@ berth_epoll_add(struct berth_epoll *set, struct berth_slot *slot, uint32_t event
         return -EEXIST;
     const uint32_t mask = berth_epoll_mask(events);
     int error = berth_epoll_ctl(set->fd, EPOLL_CTL_ADD, slot, mask);
-    /* Left behind by an earlier incarnation that was released without being removed: take it over. */
+    /* Left behind by an earlier incarnation that was released but not removed: take it over. */
     if (error == -EEXIST)
         error = berth_epoll_ctl(set->fd, EPOLL_CTL_MOD, slot, mask);
     if (error == 0)
@@ -169,9 +170,9 @@ berth_epoll_modify(struct berth_epoll *set, struct berth_slot *slot, uint32_t ev
 }
 
 /**
- * Takes the slot's descriptor out of the set; slot and descriptor stay yours. An event of it that is
- * in a batch already will still be seen. Returns 0, also if it was not registered; -EINVAL: NULL;
- * -ESTALE: the slot is not live. One system call. Since 0.1.
+ * Takes the slot's descriptor out of the set; slot and descriptor stay yours. An event of it that
+ * is in a batch already will still be seen. Returns 0, also if it was not registered; -EINVAL:
+ * NULL; -ESTALE: the slot is not live. One system call. Since 0.1.
  */
 BERTH_INLINE int
 berth_epoll_remove(struct berth_epoll *set, struct berth_slot *slot)
@@ -180,7 +181,7 @@ berth_epoll_remove(struct berth_epoll *set, struct berth_slot *slot)
         return -EINVAL;
     if (!(slot->flags & BERTH_SLOT_LIVE))
         return -ESTALE;
-    /* The event is for kernels before 2.6.9, which wanted one. A failure means it is out already. */
+    /* Kernels before 2.6.9 wanted an event here too. A failure means it is out already. */
     if (slot->state != 0)
         (void)berth_epoll_ctl(set->fd, EPOLL_CTL_DEL, slot, 0);
     slot->state = 0;
@@ -189,8 +190,8 @@ berth_epoll_remove(struct berth_epoll *set, struct berth_slot *slot)
 
 /**
  * Closes a connection in the one right order: out of the set, so that a dup'd or inherited copy of
- * the descriptor leaves no ghost; release, so that its tokens are stale; close(2) last, because that
- * frees the number for the next connection at once.
+ * the descriptor leaves no ghost; release, so that its tokens are stale; close(2) last, because
+ * that frees the number for the next connection at once.
  *
  * Returns 0; -EINVAL: NULL; -ESTALE: the slot is not live; -EBUSY: operations are in flight, and
  * nothing was closed or changed; -EBADF: it is all done, but somebody had closed the descriptor
@@ -216,9 +217,10 @@ berth_epoll_close(struct berth_epoll *set, struct berth_slot *slot)
 /* ---- ghosts ----------------------------------------------------------------------------------
  * An epoll registration belongs to the open file, not to the descriptor: when a copy of the
  * descriptor lives on (dup(2), fork(2)), close(2) leaves the registration behind, reporting under
- * the dead token for ever. Dropping such events is not enough: a level-triggered set would return at
- * once from every epoll_wait(2). So a stale event that cannot be a mere leftover of its batch makes
- * the set take the registration out, and where the kernel offers no way to do that, start anew.
+ * the dead token for ever. Dropping such events is not enough: a level-triggered set would return
+ * at once from every epoll_wait(2). So a stale event that cannot be a mere leftover of its batch
+ * makes the set take the registration out, and where the kernel offers no way to do that, start
+ * anew.
  */
 
 /** Whether this set's thread has a live slot with that number. */
@@ -250,11 +252,12 @@ berth_epoll_copy(const struct berth_epoll *set, int fresh)
 }
 
 /**
- * Replaces the set by a new one with the same registrations and the same descriptor number: the cure
- * for ghosts (called by itself), and what a child of fork(2) must do before anything else if it goes
- * on with its parent's connections. Whoever polls set->fd itself, from another set, must add it
- * there again: stats.rebuilds tells. A rebuilt set may report readiness that was reported before.
- * Returns 0 or -errno, when the old set stays. One system call per registered slot. Since 0.1.
+ * Replaces the set by a new one with the same registrations and the same descriptor number: the
+ * cure for ghosts (called by itself), and what a child of fork(2) must do before anything else if
+ * it goes on with its parent's connections. Whoever polls set->fd itself, from another set, must
+ * add it there again: stats.rebuilds tells. A rebuilt set may report readiness that was reported
+ * before. Returns 0 or -errno, when the old set stays. One system call per registered slot.
+ * Since 0.1.
  */
 BERTH_OUTLINE int
 berth_epoll_rebuild(struct berth_epoll *set)
@@ -273,8 +276,8 @@ berth_epoll_rebuild(struct berth_epoll *set)
 
 /**
  * Not for direct use: removes the registration behind a ghost event. While the number belongs to a
- * live slot, a DEL would hit that slot's own registration; and when it is closed there is nothing to
- * call DEL on. Then the set is rebuilt, once the events wasted have cost about what that will.
+ * live slot, a DEL would hit that slot's own registration; and when it is closed there is nothing
+ * to call DEL on. Then the set is rebuilt, once the events wasted have cost about what that will.
  */
 BERTH_OUTLINE void
 berth_epoll_exorcise(struct berth_epoll *set, uint32_t index)
@@ -376,22 +379,22 @@ berth_epoll_next(struct berth_epoll_cursor *cursor)
             berth_epoll_note_oneshot(cursor->slot);
             return 1;
         }
-        cursor->stale = berth_epoll_stale(cursor->set, cursor->token, cursor->stale,
-                                          cursor->released);
+        cursor->stale =
+            berth_epoll_stale(cursor->set, cursor->token, cursor->stale, cursor->released);
     }
     return 0;
 }
 
 /**
  * Runs the following statement for each of the `count` events that epoll_wait(2) wrote to `batch`,
- * in order, skipping those whose connection is gone: `cursor` names a struct berth_epoll_cursor that
- * the macro declares, with slot, events, fd and token in it. Inside, anything may be claimed, closed
- * or changed, and `break` and `continue` do what they always do. A handler may itself call
+ * in order, skipping those whose connection is gone: `cursor` names a struct berth_epoll_cursor
+ * that the macro declares, with slot, events, fd and token in it. Inside, anything may be claimed,
+ * closed or changed, and `break` and `continue` do what they always do. A handler may itself call
  * epoll_wait(2), with another array, and walk over that. A count of -1 is an empty batch: look at
  * errno yourself.
  */
-#define BERTH_EPOLL_EACH(cursor, set, batch, count)                                        \
-    for (struct berth_epoll_cursor cursor = berth_epoll_cursor_make((set), (batch), (count)); \
+#define BERTH_EPOLL_EACH(cursor, set, batch, count)                                                \
+    for (struct berth_epoll_cursor cursor = berth_epoll_cursor_make((set), (batch), (count));      \
          berth_epoll_next(&cursor);)
 
 /**
@@ -406,8 +409,8 @@ berth_epoll_alive(struct berth_epoll_cursor *cursor)
 }
 
 /**
- * As BERTH_EPOLL_EACH, but slots are not looked at: do the system call on cursor.fd first, while the
- * slot is on its way into the cache, then ask berth_epoll_settle for it:
+ * As BERTH_EPOLL_EACH, but slots are not looked at: do the system call on cursor.fd first, while
+ * the slot is on its way into the cache, then ask berth_epoll_settle for it:
  *
  *     BERTH_EPOLL_EACH_FD (at, &set, events, n) {
  *         const ssize_t got = recv(at.fd, buffer, sizeof(buffer), MSG_DONTWAIT);
@@ -416,11 +419,11 @@ berth_epoll_alive(struct berth_epoll_cursor *cursor)
  *             handle(at.slot, buffer, got, error);
  *     }
  *
- * Only for a call that does no harm on a wrong descriptor, such as recv(2) with MSG_DONTWAIT: events
- * of connections gone are among these.
+ * Only for a call that does no harm on a wrong descriptor, such as recv(2) with MSG_DONTWAIT:
+ * events of connections gone are among these.
  */
-#define BERTH_EPOLL_EACH_FD(cursor, set, batch, count)                                     \
-    for (struct berth_epoll_cursor cursor = berth_epoll_cursor_make((set), (batch), (count)); \
+#define BERTH_EPOLL_EACH_FD(cursor, set, batch, count)                                             \
+    for (struct berth_epoll_cursor cursor = berth_epoll_cursor_make((set), (batch), (count));      \
          berth_epoll_step(&cursor);)
 
 /**
@@ -437,8 +440,7 @@ berth_epoll_settle(struct berth_epoll_cursor *cursor)
         berth_epoll_note_oneshot(cursor->slot);
         return cursor->slot;
     }
-    cursor->stale =
-        berth_epoll_stale(cursor->set, cursor->token, cursor->stale, cursor->released);
+    cursor->stale = berth_epoll_stale(cursor->set, cursor->token, cursor->stale, cursor->released);
     const uint32_t index = berth_token_index(cursor->token);
     if (index >= table->slots_max || !berth_epoll_owns(table, index))
         return NULL;

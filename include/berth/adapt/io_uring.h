@@ -10,9 +10,9 @@
  *         handle(at.slot, at.op, at.res, at.flags);
  *
  * The kernel holds a connection's operations long after the program has lost interest in it, and a
- * descriptor closed meanwhile would hand them to its successor. So operations are counted: one is in
- * flight from berth_uring_set until its last completion, the one without IORING_CQE_F_MORE, and a
- * slot with operations in flight is never released. berth_uring_close sees to the order.
+ * descriptor closed meanwhile would hand them to its successor. So operations are counted: one is
+ * in flight from berth_uring_set until its last completion, the one without IORING_CQE_F_MORE, and
+ * a slot with operations in flight is never released. berth_uring_close sees to the order.
  *
  * Works with descriptors (BERTH_INDEX_FD) and with direct descriptors (BERTH_INDEX_DIRECT) alike.
  * The ring and its table belong to one thread. Do not set IOSQE_CQE_SKIP_SUCCESS: an operation that
@@ -44,7 +44,7 @@ BERTH_BEGIN_DECLS
 
 /** A walk over completions, and the current one. Made by BERTH_URING_EACH; lives on your stack. */
 struct berth_uring_cursor {
-    struct berth_slot *slot; /**< whose completion it is; valid until something may have closed it */
+    struct berth_slot *slot; /**< whose it is; valid until something may have closed it */
     berth_token token;       /**< user_data: keep this one, not the slot */
     int res;                 /**< of the completion: bytes, or -errno */
     unsigned flags;          /**< of the completion: IORING_CQE_F_... */
@@ -122,7 +122,8 @@ berth_uring_cursor_make(struct io_uring *ring, struct berth_table *table)
 /**
  * Moves to the next completion of a live slot. Returns 0 at the end.
  * Each completion is copied out and given back to the kernel before it is handled, one plain store:
- * so leaving the walk early loses none and repeats none, and a handler may walk over the rest itself.
+ * so leaving the walk early loses none and repeats none, and a handler may walk over the rest
+ * itself.
  */
 BERTH_INLINE int
 berth_uring_next(struct berth_uring_cursor *cursor)
@@ -151,13 +152,13 @@ berth_uring_next(struct berth_uring_cursor *cursor)
 
 /**
  * Runs the following statement for each completion that is in the queue when the walk begins (those
- * that come meanwhile are for the next one), dropping what belongs to no live slot: user_data 0, and
- * anything else that is not one of the table's tokens. `cursor` names a struct berth_uring_cursor
- * that the macro declares, with slot, op, res, flags and token in it. Inside, `break` is allowed, and
- * so are submitting, claiming and closing.
+ * that come meanwhile are for the next one), dropping what belongs to no live slot: user_data 0,
+ * and anything else that is not one of the table's tokens. `cursor` names a struct
+ * berth_uring_cursor that the macro declares, with slot, op, res, flags and token in it. Inside,
+ * `break` is allowed, and so are submitting, claiming and closing.
  */
-#define BERTH_URING_EACH(cursor, ring, table)                                         \
-    for (struct berth_uring_cursor cursor = berth_uring_cursor_make((ring), (table)); \
+#define BERTH_URING_EACH(cursor, ring, table)                                                      \
+    for (struct berth_uring_cursor cursor = berth_uring_cursor_make((ring), (table));              \
          berth_uring_next(&cursor);)
 
 /**
@@ -195,9 +196,9 @@ berth_uring_cancel(struct io_uring *ring, const struct berth_table *table, struc
 }
 
 /**
- * Closes a connection in the one right order: CLOSING is set; the socket is shut down and everything
- * on it cancelled; when the last completion has come the slot is released; the descriptor is closed
- * last. A queued cancel goes out with your next io_uring_submit.
+ * Closes a connection in the one right order: CLOSING is set; the socket is shut down and
+ * everything on it cancelled; when the last completion has come the slot is released; the
+ * descriptor is closed last. A queued cancel goes out with your next io_uring_submit.
  *
  * @return 0: closed. -EINPROGRESS: completions are still to come. They are delivered as always, for
  *         the buffers in them; call this again for each (until then the slot is live and CLOSING):

@@ -1,7 +1,7 @@
 /*
  * The table in your own kqueue loop: macOS, the BSDs, and libkqueue elsewhere. You keep your loop,
- * your kevent(2) and your handlers; each registration carries a token in place of a pointer, and the
- * events of a batch come back as slots:
+ * your kevent(2) and your handlers; each registration carries a token in place of a pointer, and
+ * the events of a batch come back as slots:
  *
  *     n = kevent(set.fd, NULL, 0, events, 256, NULL);
  *     BERTH_KQUEUE_EACH (at, &set, events, n)
@@ -59,7 +59,7 @@ struct berth_kqueue {
 
 /** Where a walk over a batch of events is. Made by BERTH_KQUEUE_EACH; lives on your stack. */
 struct berth_kqueue_cursor {
-    struct berth_slot *slot;    /**< of the current event; valid until something may have closed it */
+    struct berth_slot *slot; /**< of the current event; valid until something may have closed it */
     const struct kevent *event; /**< the current event itself: data, fflags */
     unsigned events;            /**< enum berth_kqueue_event */
     berth_token token;          /**< the current event's token: keep this one, not the slot */
@@ -73,7 +73,8 @@ struct berth_kqueue_cursor {
 
 /**
  * Makes a set over `table`, which must be in descriptor mode. Undo with berth_kqueue_fini.
- * Returns 0; -EINVAL: NULL, or another index mode; -EMFILE, -ENFILE, -ENOMEM: as kqueue(2). Since 0.1.
+ * Returns 0; -EINVAL: NULL, or another index mode; -EMFILE, -ENFILE, -ENOMEM: as kqueue(2).
+ * Since 0.1.
  */
 BERTH_NODISCARD BERTH_INLINE int
 berth_kqueue_init(struct berth_kqueue *set, struct berth_table *table)
@@ -105,11 +106,12 @@ berth_kqueue_fini(struct berth_kqueue *set)
 
 /** Not for direct use: one change of one filter, ready for kevent(2). */
 BERTH_INLINE void
-berth_kqueue_change(struct kevent *change, const struct berth_slot *slot, int filter, unsigned flags)
+berth_kqueue_change(struct kevent *change, const struct berth_slot *slot, int filter,
+                    unsigned flags)
 {
     const berth_token token = berth_slot_token(slot, 0);
-    const uintptr_t udata = BERTH_KQUEUE_NARROW ? (uintptr_t)berth_token_generation(token)
-                                                : (uintptr_t)token;
+    const uintptr_t udata =
+        BERTH_KQUEUE_NARROW ? (uintptr_t)berth_token_generation(token) : (uintptr_t)token;
     /* By hand rather than with EV_SET: udata is a pointer on most systems, an integer on others. */
     const struct kevent none = {0, 0, 0, 0, 0, 0};
     *change = none;
@@ -292,8 +294,8 @@ berth_kqueue_next(struct berth_kqueue_cursor *cursor)
  * the macro declares, with slot, events, event and token in it. Inside, anything may be claimed,
  * closed or changed; a handler may call kevent(2) itself, with another array.
  */
-#define BERTH_KQUEUE_EACH(cursor, set, batch, count)                                             \
-    for (struct berth_kqueue_cursor cursor = berth_kqueue_cursor_make((set), (batch), (count)); \
+#define BERTH_KQUEUE_EACH(cursor, set, batch, count)                                               \
+    for (struct berth_kqueue_cursor cursor = berth_kqueue_cursor_make((set), (batch), (count));    \
          berth_kqueue_next(&cursor);)
 
 /**
