@@ -154,7 +154,7 @@
 
 /** Whether this kernel knows an operation: 1 or 0, or -errno. */
 static inline __attribute__((unused)) int
-berth_sys_uring_knows(struct io_uring *ring, int op)
+berth_uring_op_known(struct io_uring *ring, int op)
 {
     struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
     if (probe == NULL)
@@ -170,7 +170,7 @@ berth_sys_uring_knows(struct io_uring *ring, int op)
         (errno = EPERM, io_uring_queue_init_params(entries, ring, params))) \
     ROW(uring_exit, (struct io_uring *ring), (ring), (io_uring_queue_exit(ring), 0)) \
     ROW(uring_knows, (struct io_uring *ring, int op), (ring, op), \
-        (errno = EPERM, berth_sys_uring_knows(ring, op))) \
+        (errno = EPERM, berth_uring_op_known(ring, op))) \
     ROW(uring_enable, (struct io_uring *ring), (ring), \
         (errno = EPERM, \
          io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0))) \
