@@ -391,7 +391,8 @@ check_drained(struct berth_loop *loop, struct berth_slot *slot)
         return;
     slot->state = (slot->state & ~(uint32_t)CONN_HIGH) | CONN_TODO;
     const struct berth_handlers *handlers = handlers_of(loop, slot);
-    if (handlers->drained != NULL && conn_wants_data(slot))
+    /* Whether the peer still sends does not matter: it still reads, and waits for the rest. */
+    if (handlers->drained != NULL && (slot->state & (CONN_OPENED | CONN_NO_SEND)) == CONN_OPENED)
         handlers->drained(as_conn(slot));
 }
 
