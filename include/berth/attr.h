@@ -36,7 +36,7 @@
 #define BERTH_CONST __attribute__((const))
 #define BERTH_COLD __attribute__((cold))
 #define BERTH_ALIGNED(bytes) __attribute__((aligned(bytes)))
-#define BERTH_PRINTF(format, first) __attribute__((format(printf, format, first)))
+#define BERTH_PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
 
 #define BERTH_LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define BERTH_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
