@@ -23,7 +23,7 @@
  * `struct hot` is 1 to 232 bytes (40 for one-line slots), aligned to 8 or less.
  */
 #define BERTH_TABLE_TYPE(prefix, hot_type, cold_type)                                              \
-    BERTH_TABLE_TYPE_HOT(prefix, hot_type, (uint32_t)sizeof(cold_type))                            \
+    BERTH_TABLE_TYPE_HOT(prefix, hot_type, (uint32_t)sizeof(cold_type));                           \
     BERTH_STATIC_ASSERT(sizeof(cold_type) <= BERTH_TABLE_COLD_BYTES_MAX, "cold record too big");   \
     BERTH_INLINE cold_type *prefix##_cold(const struct berth_table *table, hot_type *hot)          \
     {                                                                                              \

@@ -45,6 +45,8 @@ TWIN(int, berth_slot_fd, (const struct berth_slot *slot), (slot))
 TWIN(int, berth_slot_begin, (struct berth_slot * slot), (slot))
 TWIN(unsigned, berth_slot_end, (struct berth_slot * slot), (slot))
 TWIN(void *, berth_table_cold, (const struct berth_table *table, uint32_t index), (table, index))
+TWIN(uint32_t, berth_table_walk_next,
+     (const struct berth_table *table, struct berth_table_walk *walk), (table, walk))
 TWIN_VOID(berth_table_tick_set, (struct berth_table * table, uint16_t now), (table, now))
 TWIN_VOID(berth_table_touch, (struct berth_table * table, uint32_t index), (table, index))
 

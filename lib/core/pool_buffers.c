@@ -13,6 +13,8 @@
  */
 #include "core/pool_internal.h"
 
+#include "os/copy.h"
+
 /** The bytes that a lease may reach into. */
 static size_t
 root_bytes(const struct berth_pool *pool, uint32_t buffer)
@@ -102,9 +104,8 @@ piece_move(struct berth_pool *pool, const unsigned char *piece, uint32_t length,
     const int error = lease_take(pool, (unsigned)smaller, BERTH_FOR_NEW, site, lease);
     if (error != 0)
         return error;
-    memcpy(root_data(pool, lease->buffer), piece, length);
+    berth_copy(&pool->copies.received_compact, root_data(pool, lease->buffer), piece, length);
     lease->length = length;
-    pool->copies.received_compact += length;
     return 0;
 }
 

@@ -12,6 +12,8 @@
 
 #include <sys/uio.h>
 
+#include "os/copy.h"
+
 /* ---- wrapped memory -------------------------------------------------------------------------- */
 
 /** The next entry never used, or 0 when all are in use or there is no memory. */
@@ -232,7 +234,7 @@ contiguous_bytes(const struct berth_pool *pool, const struct berth_chain *chain,
 
 /** Copies the first `bytes` of the chain out. Returns 0, or -ESTALE if a lease is not held. */
 static int
-chain_copy_out(const struct berth_pool *pool, const struct berth_chain *chain, unsigned char *to,
+chain_copy_out(struct berth_pool *pool, const struct berth_chain *chain, unsigned char *to,
                size_t bytes)
 {
     for (uint32_t link = chain->head; bytes > 0; link = pool->nodes[link - 1].next) {
@@ -242,7 +244,7 @@ chain_copy_out(const struct berth_pool *pool, const struct berth_chain *chain, u
         if (data == NULL)
             return -ESTALE;
         const size_t part = lease.length < bytes ? lease.length : bytes;
-        memcpy(to, data, part);
+        berth_copy(&pool->copies.received_pullup, to, data, part);
         to += part;
         bytes -= part;
     }
@@ -285,7 +287,6 @@ berth_chain_pullup(struct berth_pool *pool, struct berth_chain *chain, size_t by
         (void)berth_release(pool, whole);
         return NULL;
     }
-    pool->copies.received_pullup += bytes;
     (void)berth_chain_consume(pool, chain, bytes);
     chain_unshift(pool, chain, link, whole);
     return data;

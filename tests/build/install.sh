@@ -85,7 +85,7 @@ fi
 
 # ---- and gone again ----------------------------------------------------------------------------
 cp -a "$stage" gone
-check "make uninstall" env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL \
+check "make uninstall" \
     "${MAKE:-make}" -s --no-print-directory -C "$top_builddir" uninstall DESTDIR="$scratch/gone"
 check "uninstall leaves no file" test -z "$(find gone ! -type d)"
 

@@ -5,6 +5,8 @@
 # SPDX-License-Identifier: MIT
 
 : "${top_srcdir:?run this through make check}" "${top_builddir:?}"
+# Tools that a test runs must not look for the job server of the make above.
+unset MAKEFLAGS MFLAGS MAKELEVEL
 passed=0
 failed=0
 skipped=0

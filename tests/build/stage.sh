@@ -8,12 +8,11 @@
 
 stage=$top_builddir/tests/build/stage
 
-# Installs the tree under $stage. A job server of the make above us is no longer there for us.
+# Installs the tree under $stage.
 stage_install()
 {
     rm -rf "$stage"
-    env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL \
-        "${MAKE:-make}" -s --no-print-directory -C "$top_builddir" install DESTDIR="$stage"
+    "${MAKE:-make}" -s --no-print-directory -C "$top_builddir" install DESTDIR="$stage"
 }
 
 # Lets pkg-config, compilers and the dynamic linker find what is in $stage.
