@@ -26,12 +26,12 @@ check "an engine was chosen" grep -q -E '^  chosen +(uring|epoll|poll)$' text
 check "poll works everywhere" grep -q -E '^  poll +yes' text
 
 check "--json runs" sh -c '"$1" --json > json' sh "$info"
-if command -v python3 > /dev/null; then
+if command -v jq > /dev/null; then
+    check "--json is JSON" sh -c 'jq -e .berth.version json > parsed'
+elif python3 -c 'import json' 2> /dev/null; then
     check "--json is JSON" python3 -m json.tool json parsed
-elif command -v jq > /dev/null; then
-    check "--json is JSON" sh -c 'jq . json > parsed'
 else
-    skip "--json is not parsed: neither python3 nor jq is here"
+    skip "--json is not parsed: neither jq nor python3 with its json module is here"
 fi
 chosen=$(sed -n 's/^ *"chosen": "\(.*\)",*$/\1/p' json)
 check "both forms name the same engine ($chosen)" grep -q -E "^  chosen +$chosen\$" text

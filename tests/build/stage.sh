@@ -20,6 +20,8 @@ stage_use()
 {
     stage_pc=$(find "$stage" -name berth.pc | head -n 1)
     stage_lib=$(dirname "$(dirname "$stage_pc")")
+    # Any system root has this directory; CMake insists on it when liburing's .pc names it.
+    mkdir -p "$stage/usr/include"
     export PKG_CONFIG_SYSROOT_DIR="$stage" PKG_CONFIG_PATH="${stage_pc%/*}"
     export LD_LIBRARY_PATH="$stage_lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 }
