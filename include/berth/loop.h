@@ -243,7 +243,17 @@ BERTH_API BERTH_NODISCARD int berth_adopt(struct berth_loop *loop, int fd,
 /** Copies `length` bytes into the send queue (counted as sent_gather). */
 BERTH_API int berth_send(struct berth_conn *conn, const void *data, size_t length);
 
-/** Queues leased bytes without copying. The loop owns the lease from a return of 0 on. */
+/**
+ * Queues the bytes of a span that the data callback of any connection of this loop was lent, without
+ * copying them: an echo, or a proxy. Cheaper than berth_retain and berth_send_lease. Also -ESTALE.
+ */
+BERTH_API int berth_send_span(struct berth_conn *conn, const struct berth_span *span);
+
+/**
+ * Queues leased bytes without copying. The loop owns the lease from a return of 0 on. (A piece of up
+ * to 512 bytes that has to wait behind others is copied after all, so that it does not keep a big
+ * buffer busy; counted as sent_gather.)
+ */
 BERTH_API int berth_send_lease(struct berth_conn *conn, struct berth_lease lease);
 
 /** Queues all leases of the chain, which is empty after a return of 0 and unchanged otherwise. */

@@ -466,10 +466,23 @@ progress_step(struct berth_loop *loop, struct berth_slot *slot)
 void
 conn_progress(struct berth_loop *loop, struct berth_slot *slot)
 {
+    const uint64_t sent_before = loop->stats.sent_bytes;
     loop->current = slot;
     while (slot->state & CONN_TODO && !(slot->flags & BERTH_SLOT_CLOSING)) {
         slot->state &= ~(uint32_t)CONN_TODO;
         progress_step(loop, slot);
+        if (loop->flush_due) {
+            loop->flush_due = 0;
+            slot->state |= CONN_TODO;
+        }
+        /* A peer that reads as fast as we send must leave something of the turn to the others. */
+        if (loop->stats.sent_bytes - sent_before >= loop->options.fairness_bytes)
+            break;
+    }
+    if (slot->state & CONN_TODO && !(slot->flags & BERTH_SLOT_CLOSING)) {
+        loop->current = NULL;
+        conn_todo(loop, slot);
+        return;
     }
     /* While it stands in the todo list its slot must not go: the list will come by. */
     if (slot->flags & BERTH_SLOT_CLOSING && slot->in_flight == 0 &&

@@ -21,6 +21,9 @@ struct engine {
     /** Listening descriptors must be O_NONBLOCK (accept(2) has no MSG_DONTWAIT), or must not be. */
     int listener_nonblocking;
 
+    /** send is done with the bytes when it returns: nothing stays in flight. */
+    int sends_at_once;
+
     /**
      * Sets loop->engine_state. On failure returns -errno, leaves nothing behind, and writes into
      * `why` which step failed.

@@ -43,7 +43,8 @@ static uint32_t
 interest_of(const struct berth_slot *slot)
 {
     return (slot->state & (CONN_RECEIVING | CONN_WAKE) ? POLLER_READABLE : 0u) |
-           (slot->state & CONN_WRITABLE ? POLLER_WRITABLE : 0u);
+           (slot->state & CONN_WRITABLE ? POLLER_WRITABLE : 0u) |
+           (slot->state & (CONN_LISTENER | CONN_WAKE) ? 0u : POLLER_EDGE);
 }
 
 /** For a poller that has to build its set anew. */
@@ -111,28 +112,46 @@ still_receiving(const struct berth_loop *loop, const struct berth_slot *slot)
            (!(slot->state & CONN_CREDIT) || slot_cold(loop, slot)->credit > 0);
 }
 
-/** Reads until there is no more, or the connection has had its share of the turn. */
-static void
-receive(struct berth_loop *loop, struct berth_slot *slot)
+/** There is a lot: fewer, bigger reads, as far as the connection's share of the turn goes. */
+static enum berth_class
+bulk_class(const struct berth_loop *loop, size_t share_left)
 {
+    for (enum berth_class class = BERTH_CLASS_64K; class > BERTH_CLASS_4K; class--)
+        if (berth_class_bytes(class) <= share_left &&
+            berth_pool_available(loop->pool, class, BERTH_FOR_NEW) > 0)
+            return class;
+    return BERTH_CLASS_4K;
+}
+
+/**
+ * Reads until there is no more, or the connection has had its share of the turn. What is left must
+ * be asked for again: the poller may have told of it once and for all.
+ */
+static void
+receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
+{
+    const size_t share = loop->options.fairness_bytes;
     enum berth_class size_class = BERTH_CLASS_4K;
-    size_t total = 0;
-    for (;;) {
+    size_t size = RECEIVE_BYTES;
+    for (size_t total = 0;;) {
         const size_t got = receive_now(loop, slot, size_class);
         total += got;
-        /* A read that did not fill its buffer has emptied the socket: no need to ask again. */
-        if (got < berth_class_bytes(size_class) || !still_receiving(loop, slot))
+        /* A read that did not fill its buffer has emptied the socket: no need to ask again, unless
+         * the end of the stream is known to stand behind it. */
+        if (got == 0 || (got < size && !to_the_end))
             break;
-        if (total >= loop->options.fairness_bytes) {
-            loop->stats.fairness_stops++;
+        if (!still_receiving(loop, slot)) {
+            ready_receive_stop(loop, slot); /* conn_progress starts it again when it may */
+            slot->state |= CONN_TODO;
             break;
         }
-        /* There is a lot: fewer, bigger reads, as far as the share goes. */
-        if (loop->options.fairness_bytes - total >= 65536 &&
-            berth_pool_available(loop->pool, BERTH_CLASS_64K, BERTH_FOR_NEW) > 0)
-            size_class = BERTH_CLASS_64K;
-        else if (berth_pool_available(loop->pool, BERTH_CLASS_16K, BERTH_FOR_NEW) > 0)
-            size_class = BERTH_CLASS_16K;
+        if (total >= share) {
+            loop->stats.fairness_stops++;
+            (void)update_interest(loop, slot);
+            break;
+        }
+        size_class = bulk_class(loop, share - total);
+        size = berth_class_bytes(size_class);
     }
     if (slot->state & CONN_STARVED)
         ready_receive_stop(loop, slot); /* it stands in the queue now: no need to be told again */
@@ -141,19 +160,27 @@ receive(struct berth_loop *loop, struct berth_slot *slot)
 /* ---- sending -------------------------------------------------------------------------------------------- */
 
 static intptr_t
-send_some(struct berth_loop *loop, struct berth_slot *slot, size_t *asked)
+send_many(struct berth_loop *loop, struct berth_slot *slot, size_t *asked)
 {
     struct iovec iov[SEND_IOVECS_MAX];
-    const unsigned n = send_begin(loop, slot, iov, SEND_IOVECS_MAX, asked);
-    const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
-    loop->stats.syscalls++;
-    if (n == 1)
-        return sys_send(berth_slot_fd(slot), iov[0].iov_base, iov[0].iov_len, flags);
     struct msghdr message;
     memset(&message, 0, sizeof(message));
     message.msg_iov = iov;
-    message.msg_iovlen = n;
-    return sys_sendmsg(berth_slot_fd(slot), &message, flags);
+    message.msg_iovlen = send_gather(loop, slot, iov, SEND_IOVECS_MAX, asked);
+    return sys_sendmsg(berth_slot_fd(slot), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/** The kernel has its own copy when the call returns: nothing is ever in flight here. */
+static intptr_t
+send_some(struct berth_loop *loop, struct berth_slot *slot, size_t *asked)
+{
+    const struct send_node *head = queue_head(loop, slot);
+    loop->stats.syscalls++;
+    if (BERTH_UNLIKELY(head->next != 0))
+        return send_many(loop, slot, asked);
+    *asked = head->lease.length;
+    return sys_send(berth_slot_fd(slot), send_node_data(loop, head), head->lease.length,
+                    MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 /** Sends until the queue is empty or the kernel is full; then waits to be told that it is not. */
@@ -163,15 +190,14 @@ ready_send(struct berth_loop *loop, struct berth_slot *slot)
     while (slot->buffer != 0) {
         size_t asked;
         const intptr_t sent = send_some(loop, slot, &asked);
-        send_end(loop, slot, sent > 0 ? (size_t)sent : 0);
-        if (sent > 0)
-            loop->stats.sends++;
-        if (sent == (intptr_t)asked || sent == -EINTR)
-            continue;
-        if (sent > 0) {
-            loop->stats.sends_short++;
+        if (BERTH_LIKELY(sent > 0)) {
+            send_done(loop, slot, (size_t)sent);
+            if (sent < (intptr_t)asked)
+                loop->stats.sends_short++;
             continue;
         }
+        if (sent == -EINTR)
+            continue;
         if (sent != -EAGAIN) {
             conn_failed(loop, slot, (int)sent);
             return;
@@ -268,8 +294,9 @@ failed_unread(struct berth_loop *loop, struct berth_slot *slot)
 static void
 dispatch_conn(struct berth_loop *loop, struct berth_slot *slot, uint32_t events)
 {
-    if (events & (POLLER_READABLE | POLLER_FAILED) && slot->state & CONN_RECEIVING)
-        receive(loop, slot);
+    if (events & (POLLER_READABLE | POLLER_FINISHED | POLLER_FAILED) &&
+        slot->state & CONN_RECEIVING)
+        receive(loop, slot, (events & (POLLER_FINISHED | POLLER_FAILED)) != 0);
     else if (events & POLLER_FAILED && !(slot->state & (CONN_WRITABLE | CONN_CONNECTING)))
         failed_unread(loop, slot);
     if (events & (POLLER_WRITABLE | POLLER_FAILED) && slot->state & CONN_WRITABLE)
@@ -301,8 +328,12 @@ ready_turn(struct berth_loop *loop, int timeout_ms)
     struct ready_engine *state = state_of(loop);
     struct poller *poller = state->poller;
     const int count = poller->interface->wait(poller, timeout_ms, state->ready, state->events_max);
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         dispatch(loop, &state->ready[i]);
+        if (loop->batch.flush_count == BATCH_MAX - 1)
+            send_batch(loop);
+    }
+    send_batch(loop);
     loop->stats.syscalls += poller->syscalls;
     poller->syscalls = 0;
     return count;
@@ -395,8 +426,8 @@ ready_explain(const struct berth_loop *loop, char *text, size_t size)
 
 #define READY_ENGINE(engine_name, create_function)                                                \
     {                                                                                             \
-        .name = engine_name, .listener_nonblocking = 1, .create = create_function,                \
-        .destroy = ready_destroy, .start = ready_start, .turn = ready_turn,                       \
+        .name = engine_name, .listener_nonblocking = 1, .sends_at_once = 1,                       \
+        .create = create_function, .destroy = ready_destroy, .start = ready_start, .turn = ready_turn,                       \
         .watch = update_interest, .accept_start = ready_accept_start,                             \
         .accept_stop = ready_accept_stop, .receive_start = ready_receive_start,                   \
         .receive_stop = ready_receive_stop, .send = ready_send,                                   \

@@ -302,18 +302,20 @@ uring_send(struct berth_loop *loop, struct berth_slot *slot)
         return;
     }
     const int flags = MSG_NOSIGNAL | MSG_WAITALL; /* the kernel resumes short sends by itself */
-    size_t bytes;
     if (many) {
+        size_t bytes;
         struct gather *gather = &state->gathers[state->gathers_used++];
         memset(&gather->message, 0, sizeof(gather->message));
         gather->message.msg_iov = gather->iov;
         gather->message.msg_iovlen =
-            send_begin(loop, slot, gather->iov, SEND_IOVECS_MAX, &bytes);
+            send_gather(loop, slot, gather->iov, SEND_IOVECS_MAX, &bytes);
         io_uring_prep_sendmsg(submission, berth_slot_fd(slot), &gather->message, flags);
+        send_begin(loop, slot, (unsigned)gather->message.msg_iovlen);
     } else {
-        struct iovec iov;
-        (void)send_begin(loop, slot, &iov, 1, &bytes);
-        io_uring_prep_send(submission, berth_slot_fd(slot), iov.iov_base, iov.iov_len, flags);
+        const struct send_node *head = queue_head(loop, slot);
+        io_uring_prep_send(submission, berth_slot_fd(slot), send_node_data(loop, head),
+                           head->lease.length, flags);
+        send_begin(loop, slot, 1);
     }
     set_token(submission, slot, OP_SEND);
     slot->state |= CONN_SENDING;
@@ -325,16 +327,12 @@ on_send(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
     (void)berth_slot_end(slot);
     slot->state &= ~(uint32_t)CONN_SENDING;
     send_end(loop, slot, result > 0 ? (size_t)result : 0);
-    if (BERTH_LIKELY(result > 0))
-        loop->stats.sends++;
-    else if (result != -EINTR && result != -EAGAIN && !(slot->flags & BERTH_SLOT_CLOSING))
+    if (BERTH_UNLIKELY(result <= 0) && result != -EINTR && result != -EAGAIN &&
+        !(slot->flags & BERTH_SLOT_CLOSING))
         conn_failed(loop, slot, result == 0 ? -EPIPE : result);
-    /* More to send, or somebody waits for the queue to become short or empty. */
-    if (slot->buffer != 0 ||
-        slot->state & (CONN_HIGH | CONN_SHUT_WANTED | CONN_CLOSE_WANTED | CONN_FAILED)) {
-        slot->state |= CONN_TODO;
-        loop->current = slot;
-    }
+    if (slot->buffer != 0)
+        slot->state |= CONN_TODO; /* more has been queued meanwhile */
+    loop->current = slot;
 }
 
 /* ---- accepting and connecting -------------------------------------------------------------------------------- */

@@ -225,6 +225,8 @@ destroy_parts(struct berth_loop *loop)
 {
     if (loop->engine != NULL)
         loop->engine->destroy(loop);
+    if (loop->pool != NULL)
+        receive_turn_over(loop);
     close_leftovers(loop);
     if (loop->wake_fd >= 0)
         (void)sys_close(loop->wake_fd);
@@ -322,6 +324,7 @@ turn(struct berth_loop *loop, int timeout_ms)
     (void)berth_pool_turn(loop->pool);
     if (loop->starved.count > 0)
         more += receive_starved(loop);
+    receive_turn_over(loop);
     return handled < 0 ? handled : handled + (int)more;
 }
 

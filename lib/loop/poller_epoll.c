@@ -1,5 +1,6 @@
 /*
- * The epoll(7) poller: level-triggered, the token in the event.
+ * The epoll(7) poller: the token in the event; connections edge-triggered, because a level-triggered
+ * set looks at every descriptor once more in the next wait just to find that it is no longer ready.
  *
  * A registration belongs to the open file, not to the descriptor: one that was duplicated or
  * inherited goes on being reported after close(2), for ever. Such a ghost cannot be removed when its
@@ -62,7 +63,8 @@ static uint32_t
 to_epoll(uint32_t events)
 {
     return (events & POLLER_READABLE ? (uint32_t)EPOLLIN : 0u) |
-           (events & POLLER_WRITABLE ? (uint32_t)EPOLLOUT : 0u);
+           (events & POLLER_WRITABLE ? (uint32_t)EPOLLOUT : 0u) |
+           (events & POLLER_EDGE ? (uint32_t)EPOLLET | (uint32_t)EPOLLRDHUP : 0u);
 }
 
 static uint32_t
@@ -70,6 +72,7 @@ from_epoll(uint32_t events)
 {
     return (events & (uint32_t)EPOLLIN ? (uint32_t)POLLER_READABLE : 0u) |
            (events & (uint32_t)EPOLLOUT ? (uint32_t)POLLER_WRITABLE : 0u) |
+           (events & (uint32_t)EPOLLRDHUP ? (uint32_t)POLLER_FINISHED : 0u) |
            (events & ((uint32_t)EPOLLERR | (uint32_t)EPOLLHUP) ? (uint32_t)POLLER_FAILED : 0u);
 }
 

@@ -10,44 +10,118 @@
 #define BERTH_SYS_SOCKET
 #include "loop/loop_internal.h"
 
+#include "os/sanitize.h"
 #include "os/sys.h"
 
-/** Lends what was read, and puts the buffer back unless it was retained. */
-static void
-lend(struct berth_loop *loop, struct berth_slot *slot, uint32_t buffer, uint32_t length)
+/** With so many buffers left in the pool, a busy loop may keep those at hand for its next turn. */
+#define PLENTY (16 * BATCH_MAX)
+
+/** A buffer to read into: one at hand from an earlier read of this turn, or one from the pool. */
+static inline int
+take_buffer(struct berth_loop *loop, enum berth_class size_class, struct receive_buffer *taken)
 {
-    struct berth_span span;
-    if (berth_pool_lend(loop->pool, buffer, length, &span) == 0)
-        conn_deliver(loop, slot, &span, 1, length);
-    if (berth_pool_settle(loop->pool, buffer) == 1)
-        (void)berth_pool_unpost(loop->pool, buffer);
+    struct batch *batch = &loop->batch;
+    if (size_class == BERTH_CLASS_4K && batch->at_hand_count > 0) {
+        *taken = batch->at_hand[--batch->at_hand_count];
+        return 0;
+    }
+    return berth_pool_post(loop->pool, size_class, BERTH_FOR_ACTIVE, &taken->buffer,
+                           &taken->data);
+}
+
+void
+receive_keep(struct berth_loop *loop, const struct receive_buffer *kept)
+{
+    struct batch *batch = &loop->batch;
+    if (batch->at_hand_count < BATCH_MAX)
+        batch->at_hand[batch->at_hand_count++] = *kept;
+    else
+        (void)berth_pool_unpost(loop->pool, kept->buffer);
+}
+
+void
+receive_turn_over(struct berth_loop *loop)
+{
+    struct batch *batch = &loop->batch;
+    const uint64_t reads = loop->stats.receives - batch->receives_before;
+    batch->receives_before = loop->stats.receives;
+    if (batch->at_hand_count <= reads &&
+        berth_pool_available(loop->pool, BERTH_CLASS_4K, BERTH_FOR_NEW) >= PLENTY)
+        return;
+    while (batch->at_hand_count > 0)
+        (void)berth_pool_unpost(loop->pool, batch->at_hand[--batch->at_hand_count].buffer);
+}
+
+/** Takes a buffer back that nobody looks at or sends from any more, unless it was retained. */
+static inline void
+settle(struct berth_loop *loop, enum berth_class size_class, const struct receive_buffer *taken)
+{
+    if (berth_pool_settle(loop->pool, taken->buffer) != 1)
+        return;
+    if (size_class == BERTH_CLASS_4K)
+        receive_keep(loop, taken);
+    else
+        (void)berth_pool_unpost(loop->pool, taken->buffer);
+}
+
+/** Lends what was read, in a place where it can stay until the batch is sent. */
+static void
+lend(struct berth_loop *loop, struct berth_slot *slot, enum berth_class size_class,
+     const struct receive_buffer *taken, uint32_t length)
+{
+    struct batch *batch = &loop->batch;
+    struct berth_span *span = &batch->lent[batch->lent_count];
+    if (BERTH_UNLIKELY(berth_pool_lend(loop->pool, taken->buffer, length, span) != 0))
+        return;
+    loop->lent = loop->engine->sends_at_once && size_class == BERTH_CLASS_4K ? span : NULL;
+    loop->lent_used = 0;
+    conn_deliver(loop, slot, span, 1, length);
+    loop->lent = NULL;
+    if (loop->lent_used)
+        batch->lent_count++;
+    else
+        settle(loop, size_class, taken);
+}
+
+/** Nothing was read: why? */
+static void
+nothing_read(struct berth_loop *loop, struct berth_slot *slot, intptr_t error)
+{
+    if (error == 0)
+        conn_eof(loop, slot);
+    else if (error != -EAGAIN && error != -EINTR)
+        conn_failed(loop, slot, (int)error);
 }
 
 size_t
 receive_now(struct berth_loop *loop, struct berth_slot *slot, enum berth_class size_class)
 {
-    uint32_t buffer;
-    void *data;
+    struct receive_buffer taken;
     BERTH_ASSERT(conn_wants_data(slot));
-    if (berth_pool_post(loop->pool, size_class, BERTH_FOR_ACTIVE, &buffer, &data) != 0) {
+    if (BERTH_UNLIKELY(loop->batch.lent_count == BATCH_MAX))
+        send_batch(loop);
+    if (BERTH_UNLIKELY(take_buffer(loop, size_class, &taken) != 0)) {
         conn_starve(loop, slot);
         return 0;
     }
-    (void)berth_pool_expose(loop->pool, buffer);
-    size_t size = berth_class_bytes(size_class);
+#ifdef BERTH_POISONS
+    (void)berth_pool_expose(loop->pool, taken.buffer);
+#endif
+    size_t size =
+        BERTH_LIKELY(size_class == BERTH_CLASS_4K) ? RECEIVE_BYTES : berth_class_bytes(size_class);
     if (BERTH_UNLIKELY(slot->state & CONN_CREDIT) && slot_cold(loop, slot)->credit < size)
         size = slot_cold(loop, slot)->credit;
-    const intptr_t got = sys_recv(berth_slot_fd(slot), data, size, MSG_DONTWAIT);
+    const intptr_t got = sys_recv(berth_slot_fd(slot), taken.data, size, MSG_DONTWAIT);
     loop->stats.syscalls++;
     if (BERTH_LIKELY(got > 0)) {
-        lend(loop, slot, buffer, (uint32_t)got);
+        lend(loop, slot, size_class, &taken, (uint32_t)got);
         return (size_t)got;
     }
-    (void)berth_pool_unpost(loop->pool, buffer);
-    if (got == 0)
-        conn_eof(loop, slot);
-    else if (got != -EAGAIN && got != -EINTR)
-        conn_failed(loop, slot, (int)got);
+    if (size_class == BERTH_CLASS_4K)
+        receive_keep(loop, &taken);
+    else
+        (void)berth_pool_unpost(loop->pool, taken.buffer);
+    nothing_read(loop, slot, got);
     return 0;
 }
 

@@ -21,6 +21,9 @@
 #define NODES_MAX (UINT32_C(1) << 20)
 #define NODES_PER_COMMIT (UINT32_C(1) << 15)
 
+/** A piece no longer than this is copied rather than left to wait in a buffer eight times as big. */
+#define SMALL_BYTES 512
+
 /** The longest single send: lengths are 32 bits, and nobody means more. */
 #define SEND_BYTES_MAX ((size_t)1 << 30)
 
@@ -123,10 +126,13 @@ static inline void
 queued(struct berth_loop *loop, struct berth_slot *slot)
 {
     if (queue_bytes(loop, slot) >= loop->options.send_high_bytes && !(slot->state & CONN_HIGH)) {
-        slot->state |= CONN_HIGH;
+        slot->state |= CONN_HIGH | CONN_TODO;
         loop->stats.pauses++;
     }
-    conn_todo(loop, slot);
+    if (slot == loop->current && slot->buffer != 0)
+        loop->flush_due = 1;
+    else
+        conn_todo(loop, slot);
 }
 
 static inline struct berth_slot *
@@ -134,6 +140,13 @@ sendable(const struct berth_conn *conn)
 {
     struct berth_slot *slot = as_slot(conn);
     return slot == NULL || !(slot->flags & BERTH_SLOT_LIVE) ? NULL : slot;
+}
+
+/** A small piece that has to wait is copied: it must not hold a big buffer meanwhile. */
+static inline int
+better_copied(const struct berth_slot *slot, uint32_t length)
+{
+    return slot->buffer != 0 && length <= SMALL_BYTES;
 }
 
 int
@@ -146,12 +159,57 @@ berth_send_lease(struct berth_conn *conn, struct berth_lease lease)
     const int error = send_check(loop, slot, lease.length);
     if (error)
         return refuse(loop, error);
-    if (lease.length == 0 || lease.length > SEND_BYTES_MAX ||
-        berth_lease_data(loop->pool, lease) == NULL)
+    const void *data = berth_lease_data(loop->pool, lease);
+    if (data == NULL || lease.length == 0 || lease.length > SEND_BYTES_MAX)
         return -EINVAL;
+    if (BERTH_UNLIKELY(better_copied(slot, lease.length)) &&
+        berth_send(conn, data, lease.length) == 0) {
+        (void)berth_release(loop->pool, lease);
+        return 0;
+    }
     const uint32_t node = node_get(&loop->nodes);
     if (node == 0)
         return refuse(loop, -ENOBUFS);
+    append_node(loop, slot, node, lease, 0);
+    queued(loop, slot);
+    return 0;
+}
+
+int
+berth_send_span(struct berth_conn *conn, const struct berth_span *span)
+{
+    struct berth_slot *slot = sendable(conn);
+    if (slot == NULL || span == NULL || span->length == 0)
+        return -EINVAL;
+    struct berth_loop *loop = slot_loop(slot);
+    int error = send_check(loop, slot, span->length);
+    if (error)
+        return refuse(loop, error);
+    if (BERTH_UNLIKELY(better_copied(slot, span->length)))
+        return berth_send(conn, span->data, span->length);
+
+    /* The callback's own span, back to where it came from: it will be sent before it is taken
+     * back, so it needs no reference. Otherwise it is retained like any other. */
+    struct berth_lease lease = {.buffer = span->buffer, .length = span->length};
+    const struct berth_span *lent = slot == loop->current ? loop->lent : NULL;
+    if (lent != NULL && lent->buffer == span->buffer) {
+        const uintptr_t offset = (uintptr_t)span->data - (uintptr_t)lent->data;
+        if (offset > lent->length || span->length > lent->length - offset)
+            return -EINVAL;
+        lease.offset = (uint32_t)offset;
+        lease.buffer = loop->batch.lent_count;
+        loop->lent_used = 1;
+    } else {
+        error = berth_retain(loop->pool, span, 0, span->length, 0, &lease);
+    }
+    if (error)
+        return error;
+    const uint32_t node = node_get(&loop->nodes);
+    if (node == 0) {
+        if (lease.generation != 0)
+            (void)berth_release(loop->pool, lease);
+        return refuse(loop, -ENOBUFS);
+    }
     append_node(loop, slot, node, lease, 0);
     queued(loop, slot);
     return 0;
@@ -308,81 +366,142 @@ berth_send(struct berth_conn *conn, const void *data, size_t length)
 /* ---- taking away -------------------------------------------------------------------------------- */
 
 unsigned
-send_begin(struct berth_loop *loop, struct berth_slot *slot, struct iovec *iov, unsigned count,
-           size_t *bytes)
+send_gather(const struct berth_loop *loop, const struct berth_slot *slot, struct iovec *iov,
+            unsigned count, size_t *bytes)
 {
-    struct send_node *head = queue_head(loop, slot);
-    BERTH_ASSERT(head != NULL && head->in_flight == 0);
     unsigned n = 0;
     *bytes = 0;
     for (uint32_t at = slot->buffer; at != 0 && n < count; at = loop->nodes.at[at].next) {
         const struct send_node *node = &loop->nodes.at[at];
-        iov[n].iov_base = berth_lease_data(loop->pool, node->lease);
+        iov[n].iov_base = send_node_data(loop, node);
         iov[n].iov_len = node->lease.length;
         *bytes += node->lease.length;
-        (void)berth_lease_send_begin(loop->pool, node->lease);
         n++;
     }
-    head->in_flight = (uint16_t)n;
     return n;
 }
 
-/** Removes the head of the queue; its successor inherits what only a head knows. */
+void
+send_begin(struct berth_loop *loop, struct berth_slot *slot, unsigned count)
+{
+    struct send_node *head = queue_head(loop, slot);
+    BERTH_ASSERT(head != NULL && head->in_flight == 0);
+    head->in_flight = (uint16_t)count;
+    for (uint32_t at = slot->buffer; count > 0; count--, at = loop->nodes.at[at].next)
+        (void)berth_lease_send_begin(loop->pool, loop->nodes.at[at].lease);
+}
+
+/** The kernel reads none of the queue any more. */
 static void
+land(struct berth_loop *loop, struct berth_slot *slot)
+{
+    struct send_node *head = queue_head(loop, slot);
+    uint32_t at = slot->buffer;
+    for (unsigned i = head->in_flight; i > 0; i--, at = loop->nodes.at[at].next)
+        (void)berth_lease_send_end(loop->pool, loop->nodes.at[at].lease);
+    head->in_flight = 0;
+}
+
+/** Removes the head of the queue; its successor inherits what only a head knows. */
+static inline void
 pop_head(struct berth_loop *loop, struct berth_slot *slot)
 {
     const uint32_t index = slot->buffer;
     struct send_node *head = &loop->nodes.at[index];
+    const struct berth_lease lease = head->lease;
     slot->buffer = head->next;
-    if (head->next != 0) {
+    if (BERTH_UNLIKELY(head->next != 0)) {
         struct send_node *next = &loop->nodes.at[head->next];
         next->tail = head->tail;
         next->bytes = head->bytes;
         next->in_flight = 0;
     }
     node_put(&loop->nodes, index);
+    if (lease.generation != 0)
+        (void)berth_release(loop->pool, lease);
+}
+
+void
+send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
+{
+    struct send_node *head = queue_head(loop, slot);
+    BERTH_ASSERT(head != NULL && sent <= head->bytes && head->in_flight == 0);
+    loop->stats.sends++;
+    loop->stats.sent_bytes += sent;
+    loop->copies.sent += sent;
+    loop->copies.sent_kernel += sent;
+    head->bytes -= (uint32_t)sent;
+    while (sent > 0) {
+        head = queue_head(loop, slot);
+        if (sent < head->lease.length) {
+            head->lease.offset += (uint32_t)sent;
+            head->lease.length -= (uint32_t)sent;
+            break;
+        }
+        sent -= head->lease.length;
+        pop_head(loop, slot);
+    }
+    if (slot->state & CONN_AFTER_SEND)
+        slot->state |= CONN_TODO;
 }
 
 void
 send_end(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
 {
-    struct send_node *head = queue_head(loop, slot);
-    BERTH_ASSERT(head != NULL && sent <= head->bytes);
-    uint32_t at = slot->buffer;
-    for (unsigned i = head->in_flight; i > 0; i--, at = loop->nodes.at[at].next)
-        (void)berth_lease_send_end(loop->pool, loop->nodes.at[at].lease);
-    head->in_flight = 0;
-    head->bytes -= (uint32_t)sent;
-    loop->stats.sent_bytes += sent;
-    loop->copies.sent += sent;
-    loop->copies.sent_kernel += sent;
-
-    while (slot->buffer != 0) {
-        head = &loop->nodes.at[slot->buffer];
-        if (sent < head->lease.length) {
-            head->lease.offset += (uint32_t)sent;
-            head->lease.length -= (uint32_t)sent;
-            return;
-        }
-        sent -= head->lease.length;
-        const struct berth_lease done = head->lease;
-        pop_head(loop, slot);
-        (void)berth_release(loop->pool, done);
-    }
+    land(loop, slot);
+    if (sent > 0)
+        send_done(loop, slot, sent);
 }
 
 void
 send_clear(struct berth_loop *loop, struct berth_slot *slot)
 {
-    struct send_node *head = queue_head(loop, slot);
-    if (head == NULL)
-        return;
-    uint32_t at = slot->buffer;
-    for (unsigned i = head->in_flight; i > 0; i--, at = loop->nodes.at[at].next)
-        (void)berth_lease_send_end(loop->pool, loop->nodes.at[at].lease);
-    while (slot->buffer != 0) {
-        const struct berth_lease lease = loop->nodes.at[slot->buffer].lease;
+    if (slot->buffer != 0)
+        land(loop, slot);
+    while (slot->buffer != 0)
         pop_head(loop, slot);
-        (void)berth_release(loop->pool, lease);
+}
+
+/* ---- batches --------------------------------------------------------------------------------------- */
+
+/** Nodes that were to be sent straight from a lent span, and were not, retain it now. */
+static void
+retain_leftovers(struct berth_loop *loop, const struct berth_slot *slot)
+{
+    for (uint32_t at = slot->buffer; at != 0; at = loop->nodes.at[at].next) {
+        struct berth_lease *lease = &loop->nodes.at[at].lease;
+        if (lease->generation != 0)
+            continue;
+        const int error = berth_retain(loop->pool, &loop->batch.lent[lease->buffer],
+                                       lease->offset, lease->length, 0, lease);
+        BERTH_ASSERT(error == 0); /* a borrowed buffer has room for one reference more */
+        (void)error;
     }
+}
+
+void
+send_batch(struct berth_loop *loop)
+{
+    struct batch *batch = &loop->batch;
+    if (loop->flush_due) { /* its event is not over yet, but its bytes must not wait for that */
+        loop->flush_due = 0;
+        loop->current->state |= CONN_TODO;
+        batch->flush[batch->flush_count++] = loop->current;
+    }
+    for (uint32_t i = 0; i < batch->flush_count; i++) {
+        struct berth_slot *slot = batch->flush[i];
+        if (slot->buffer != 0 && !(slot->state & (CONN_SENDING | CONN_CONNECTING | CONN_FAILED)))
+            loop->engine->send(loop, slot);
+        if (BERTH_UNLIKELY(slot->buffer != 0))
+            retain_leftovers(loop, slot);
+        if (BERTH_UNLIKELY(slot->state & CONN_TODO))
+            conn_todo(loop, slot);
+    }
+    batch->flush_count = 0;
+    for (uint32_t i = 0; i < batch->lent_count; i++) {
+        const struct receive_buffer taken = {batch->lent[i].data, batch->lent[i].buffer};
+        if (berth_pool_settle(loop->pool, taken.buffer) == 1)
+            receive_keep(loop, &taken);
+    }
+    batch->lent_count = 0;
 }

@@ -28,6 +28,10 @@
 #include <valgrind/memcheck.h>
 #endif
 
+#if defined(BERTH_ASAN) || defined(BERTH_VALGRIND)
+#define BERTH_POISONS 1
+#endif
+
 /** Costly invariants, and illegal steps that a release build counts and refuses: abort here. */
 #ifdef BERTH_CHECKS
 #define BERTH_CHECK(condition) ((condition) ? (void)0 : abort())
