@@ -16,7 +16,7 @@
 
 BERTH_BEGIN_DECLS
 
-/** All members are bytes and only grow. Owned by one thread; copy it to keep a snapshot. Since 0.1. */
+/** All members are bytes and only grow. Owned by one thread; copy it for a snapshot. Since 0.1. */
 struct berth_copies {
     uint64_t received;            /**< payload bytes that reached the application */
     uint64_t received_kernel;     /**< ... copied by the kernel into a buffer of ours */

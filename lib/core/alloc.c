@@ -4,10 +4,6 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#ifdef HAVE_CONFIG_H
-#include "config.h"
-#endif
-
 #include "berth/alloc.h"
 
 #include "os/memory.h"

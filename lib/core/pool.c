@@ -39,7 +39,7 @@ berth_class_for(size_t bytes)
     return -EMSGSIZE;
 }
 
-/* ---- making a pool --------------------------------------------------------------------------- */
+/* ---- making a pool ------------------------------------------------------------------------- */
 
 /** Where each part begins in the reservation, and how long the whole is. */
 struct layout {
@@ -149,20 +149,18 @@ berth_pool_create(struct berth_pool **created, const struct berth_pool_options *
     berth_pool_options_init(&options);
     if (given != NULL)
         options = *given;
-    int error = options_check(&options);
+    const int error = options_check(&options);
     if (error != 0)
         return error;
 
     const uint32_t slabs_max = (uint32_t)(options.bytes_max / POOL_SLAB_BYTES);
     const struct layout at = layout_for(slabs_max);
     void *base = NULL;
-    error = berth_memory_reserve(&base, at.end, berth_memory_page_bytes(), "berth-pool");
-    if (error != 0)
-        return error;
-    error = berth_memory_commit(base, at.wraps);
-    if (error != 0) {
+    if (berth_memory_reserve(&base, at.end, berth_memory_page_bytes(), "berth-pool") != 0)
+        return -ENOMEM; /* also for the EAGAIN that mlockall(2) causes past RLIMIT_MEMLOCK */
+    if (berth_memory_commit(base, at.wraps) != 0) {
         berth_memory_release(base, at.end);
-        return error;
+        return -ENOMEM;
     }
     pool_init(base, &options, &at, slabs_max);
     *created = base;
@@ -216,7 +214,7 @@ berth_pool_turn(struct berth_pool *pool)
     return freed;
 }
 
-/* ---- mistakes -------------------------------------------------------------------------------- */
+/* ---- mistakes ------------------------------------------------------------------------------ */
 
 int
 berth_pool_illegal(struct berth_pool *pool)
@@ -226,7 +224,7 @@ berth_pool_illegal(struct berth_pool *pool)
     return -ESTALE;
 }
 
-/* ---- releases from other threads -------------------------------------------------------------
+/* ---- releases from other threads --------------------------------------------------------------
  *
  * pending counts the releases that the owner has not taken in. Whoever raises it from 0 pushes the
  * buffer on the list; everybody else has only counted. The owner takes the whole list with one

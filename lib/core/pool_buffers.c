@@ -32,7 +32,7 @@ root_data(const struct berth_pool *pool, uint32_t buffer)
     return pool_slab_data(pool_slab_of(pool, buffer), buffer);
 }
 
-/* ---- leases ---------------------------------------------------------------------------------- */
+/* ---- leases -------------------------------------------------------------------------------- */
 
 static int
 lease_take(struct berth_pool *pool, unsigned size_class, unsigned purpose, const void *site,
@@ -218,7 +218,7 @@ berth_lease_send_end(struct berth_pool *pool, struct berth_lease lease)
     return 0;
 }
 
-/* ---- for those who drive I/O ----------------------------------------------------------------- */
+/* ---- for those who drive I/O --------------------------------------------------------------- */
 
 int
 berth_pool_post(struct berth_pool *pool, enum berth_class size_class, enum berth_purpose purpose,

@@ -14,7 +14,7 @@
 
 #include "os/copy.h"
 
-/* ---- wrapped memory -------------------------------------------------------------------------- */
+/* ---- wrapped memory ------------------------------------------------------------------------ */
 
 /** The next entry never used, or 0 when all are in use or there is no memory. */
 static uint32_t
@@ -86,7 +86,7 @@ berth_pool_unwrap(struct berth_pool *pool, uint32_t buffer)
     pool->callbacks--;
 }
 
-/* ---- links ----------------------------------------------------------------------------------- */
+/* ---- links --------------------------------------------------------------------------------- */
 
 /** A link to fill in, by index + 1; 0 when there is none. */
 static uint32_t
@@ -143,7 +143,7 @@ chain_is_sane(const struct berth_pool *pool, const struct berth_chain *chain)
            chain->head <= pool->nodes_carved && chain->tail <= pool->nodes_carved;
 }
 
-/* ---- chains ---------------------------------------------------------------------------------- */
+/* ---- chains -------------------------------------------------------------------------------- */
 
 int
 berth_chain_append(struct berth_pool *pool, struct berth_chain *chain, struct berth_lease lease)

@@ -21,10 +21,6 @@
 #ifndef BERTH_CORE_POOL_INTERNAL_H
 #define BERTH_CORE_POOL_INTERNAL_H
 
-#ifdef HAVE_CONFIG_H
-#include "config.h"
-#endif
-
 #include "berth/pool.h"
 
 #include <errno.h>
@@ -203,7 +199,7 @@ struct berth_pool {
     } remote BERTH_ALIGNED(BERTH_CACHE_LINE_PAIR);
 };
 
-/* ---- pool.c --------------------------------------------------------------------------------- */
+/* ---- pool.c -------------------------------------------------------------------------------- */
 
 /** Bytes of a buffer of each class, as a power of two. */
 extern const uint8_t berth_pool_shifts[BERTH_CLASS_COUNT];
@@ -220,7 +216,7 @@ unsigned berth_pool_drain(struct berth_pool *pool);
 /** This thread's mark; its address differs from that of every other running thread. */
 extern __thread char berth_pool_thread_mark __attribute__((tls_model("initial-exec")));
 
-/* ---- pool_slab.c ---------------------------------------------------------------------------- */
+/* ---- pool_slab.c --------------------------------------------------------------------------- */
 
 /**
  * Adds slabs to a class until a request for `count` buffers can be met. Returns 1, or 0 when there
@@ -254,17 +250,17 @@ pool_slabs_left(const struct berth_pool *pool, unsigned size_class)
     return in_class < in_pool ? in_class : in_pool;
 }
 
-/* ---- pool_chain.c --------------------------------------------------------------------------- */
+/* ---- pool_chain.c -------------------------------------------------------------------------- */
 
 /** The last reference to wrapped memory has ended. */
 void berth_pool_unwrap(struct berth_pool *pool, uint32_t buffer);
 
-/* ---- pool_pressure.c ------------------------------------------------------------------------ */
+/* ---- pool_pressure.c ----------------------------------------------------------------------- */
 
 /** Wakes waiters and calls watermark callbacks. Only from berth_pool_turn. */
 void berth_pool_serve(struct berth_pool *pool);
 
-/* ---- steps that every file takes ------------------------------------------------------------ */
+/* ---- steps that every file takes ----------------------------------------------------------- */
 
 static inline int
 pool_is_owner(const struct berth_pool *pool)

@@ -37,7 +37,7 @@ berth_pool_available(const struct berth_pool *pool, enum berth_class size_class,
     return available_with(pool, size_class, purpose, slabs);
 }
 
-/* ---- waiters --------------------------------------------------------------------------------- */
+/* ---- waiters ------------------------------------------------------------------------------- */
 
 static int
 waiter_check(const struct berth_pool *pool, const struct berth_waiter *waiter)
@@ -124,7 +124,7 @@ queue_serve(struct berth_pool *pool, struct wait_queue *queue)
     }
 }
 
-/* ---- watermarks ------------------------------------------------------------------------------ */
+/* ---- watermarks ---------------------------------------------------------------------------- */
 
 int
 berth_pool_watermark(struct berth_pool *pool, enum berth_class size_class, uint32_t low,
@@ -166,7 +166,7 @@ berth_pool_serve(struct berth_pool *pool)
         watermark_serve(pool, size_class);
 }
 
-/* ---- budget ---------------------------------------------------------------------------------- */
+/* ---- budget -------------------------------------------------------------------------------- */
 
 /** Far above any pool, far below overflow: more than this counts as this. */
 #define BUFFERS_COUNTED_MAX (UINT64_C(1) << 40)

@@ -25,7 +25,7 @@ berth_pool_copies(struct berth_pool *pool)
     return pool == NULL ? NULL : &pool->copies;
 }
 
-/* ---- the report ------------------------------------------------------------------------------ */
+/* ---- the report ---------------------------------------------------------------------------- */
 
 static void
 holding_describe(const struct berth_pool *pool, uint32_t buffer, struct berth_holding *holding)
@@ -71,7 +71,7 @@ berth_pool_report(const struct berth_pool *pool,
     return found;
 }
 
-/* ---- the checker ----------------------------------------------------------------------------- */
+/* ---- the checker --------------------------------------------------------------------------- */
 
 /** One record by itself. NULL, or what is wrong with it. */
 static const char *

@@ -153,7 +153,7 @@ berth_pool_carve(struct berth_pool *pool, unsigned size_class)
     return buffer;
 }
 
-/* ---- giving slabs back -------------------------------------------------------------------- */
+/* ---- giving slabs back --------------------------------------------------------------------- */
 
 /** Takes the buffers of slabs marked `discard` out of the class's free list. */
 static void
@@ -241,7 +241,7 @@ berth_pool_trim(struct berth_pool *pool)
     return removed * POOL_SLAB_BYTES;
 }
 
-/* ---- slabs and the kernel -------------------------------------------------------------------- */
+/* ---- slabs and the kernel ------------------------------------------------------------------ */
 
 int
 berth_pool_slab(const struct berth_pool *pool, unsigned index, struct berth_slab *described)
