@@ -75,7 +75,7 @@ use_plain installed
 if command -v cmake > /dev/null; then
     # shellcheck disable=SC2086 # flags are words
     check "cmake finds it" env CC="$CC" CFLAGS="$stage_cflags" \
-        cmake -S "$consumer" -B cmake -DCMAKE_BUILD_TYPE=RelWithDebInfo
+        cmake -S "$consumer" -B cmake -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSTATIC="$stage_static"
     check "cmake builds with it" cmake --build cmake
     check "cmake's table runs" cmake/table
     check "cmake's loop runs" cmake/loop

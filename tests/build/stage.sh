@@ -29,12 +29,18 @@ stage_use()
 # Programs that use a library with a sanitizer in it need the same one.
 stage_cflags="-Wall -Wextra -O1 ${SANITIZE:-}"
 
-# stage_libs MODULE: the flags to compile and link with, those for static libraries if need be.
+# Archives alone do not carry what they need: pkg-config must be asked for it.
+stage_static=ON
+if find "$top_builddir/.libs" -name 'libberth.so*' | grep -q .; then
+    stage_static=OFF
+fi
+
+# stage_flags MODULE: the flags to compile and link with.
 stage_flags()
 {
-    if find "$top_builddir/.libs" -name 'libberth.so*' | grep -q .; then
-        pkg-config --cflags --libs "$1"
-    else
+    if [ $stage_static = ON ]; then
         pkg-config --static --cflags --libs "$1"
+    else
+        pkg-config --cflags --libs "$1"
     fi
 }
