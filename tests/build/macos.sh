@@ -1,7 +1,8 @@
 #!/bin/sh
-# Compiles what must work on macOS for x86-64 and arm64: the public headers and the kqueue adapter,
-# libberth, and the parts of the loop that are not Linux's. `zig cc` brings Apple's headers with it,
-# so no Mac is needed; nothing is run. Zig itself is fetched by ./bootstrap zig, once.
+# Compiles what must work on macOS for x86-64 and arm64: the public headers, the kqueue adapter and
+# all of libberth; of the loop, which is Linux's as a whole, the files that make no call of Linux's
+# own. `zig cc` brings Apple's headers with it, so no Mac is needed; nothing is run. Zig itself is
+# fetched by ./bootstrap zig, once.
 #
 # SPDX-License-Identifier: MIT
 set -eu
@@ -34,8 +35,9 @@ sources="$out/user.c $top_srcdir/lib/os/memory_posix.c"
 for source in "$top_srcdir"/lib/core/*.c "$top_srcdir"/lib/loop/*.c \
     "$top_srcdir"/tests/adapt/*kqueue*.c; do
     case $source in
-    *'*'*) ;;                                  # nothing matched
-    */engine_uring*.c | */poller_epoll.c) ;;   # Linux's alone
+    *'*'*) ;; # nothing matched
+    */engine_uring*.c | */poller_epoll.c) ;;                  # interfaces of Linux alone
+    */loop/engine_ready.c | */loop/listen.c | */loop/loop.c) ;; # accept4(2), eventfd(2)
     *) sources="$sources $source" ;;
     esac
 done
