@@ -212,6 +212,12 @@ BERTH_API int berth_listener_address(const struct berth_listener *listener, char
                                      size_t size);
 
 /**
+ * The listening descriptor, for socket options that accepted connections inherit. Do not close it.
+ * -EINVAL for NULL.
+ */
+BERTH_API int berth_listener_fd(const struct berth_listener *listener);
+
+/**
  * Starts to connect. `open` follows when it is done, or `close` alone if it fails.
  * @param token  receives the connection's token; may be NULL.
  * @return 0; -EINVAL; -EMFILE; -ENOMEM; or what the kernel said at once.

@@ -32,6 +32,9 @@
 /** Completions that fit: four for each submission (multishot), and one for each posted buffer. */
 #define COMPLETIONS_MIN (4 * SUBMISSIONS_MAX)
 
+/** So many completions in one turn make a loop busy: see wait_for_completions. */
+#define BUSY_COMPLETIONS 8
+
 #define BUFFER_GROUP 0
 #define BUFFER_CLASS BERTH_CLASS_4K
 
@@ -69,6 +72,7 @@ struct uring_engine {
     uint32_t receive_bytes_max;   /**< per go of a multishot receive; 0: the kernel cannot */
     uint32_t setup_flags;
     uint32_t gathers_used;
+    uint32_t reaped;              /**< completions of the last turn */
     int ring_fd_registered;
     struct gather gathers[GATHERS_MAX];
 };
@@ -492,24 +496,51 @@ reap(struct berth_loop *loop)
     return count;
 }
 
-static int
-uring_turn(struct berth_loop *loop, int timeout_ms)
+/** Submits, and waits for `count` completions or until the time is up. */
+static intptr_t
+enter(struct berth_loop *loop, unsigned count, int timeout_ms)
 {
     struct uring_engine *state = state_of(loop);
     struct __kernel_timespec timeout = {.tv_sec = timeout_ms / 1000,
                                         .tv_nsec = (long long)(timeout_ms % 1000) * 1000000};
     struct io_uring_cqe *first = NULL;
-    refill(loop);
-    publish_buffers(state);
-    const intptr_t result = sys_uring_wait(&state->ring, &first, 1, &timeout);
+    const intptr_t result = sys_uring_wait(&state->ring, &first, count, &timeout);
     loop->stats.syscalls++;
     state->gathers_used = 0;
+    return result;
+}
+
+/**
+ * One wait does at most max(20, count) pieces of deferred work, so asking for one completion yields
+ * small batches just when there is much to do. A busy loop therefore asks for all it could handle,
+ * with no time to wait: that takes everything there is, and never sleeps.
+ */
+static intptr_t
+wait_for_completions(struct berth_loop *loop, int timeout_ms)
+{
+    struct uring_engine *state = state_of(loop);
+    if (state->reaped >= BUSY_COMPLETIONS) {
+        const intptr_t result = enter(loop, loop->options.events_max, 0);
+        if (io_uring_cq_ready(&state->ring) > 0 || timeout_ms == 0)
+            return result;
+    }
+    return enter(loop, 1, timeout_ms);
+}
+
+static int
+uring_turn(struct berth_loop *loop, int timeout_ms)
+{
+    struct uring_engine *state = state_of(loop);
+    refill(loop);
+    publish_buffers(state);
+    const intptr_t result = wait_for_completions(loop, timeout_ms);
     if (BERTH_UNLIKELY(result < 0 && result != -ETIME && result != -EINTR && result != -EBUSY &&
                        result != -EAGAIN))
         return (int)result;
     if (BERTH_UNLIKELY(IO_URING_READ_ONCE(*state->ring.sq.kflags) & IORING_SQ_CQ_OVERFLOW))
         loop->stats.overflows++;
-    return (int)reap(loop);
+    state->reaped = reap(loop);
+    return (int)state->reaped;
 }
 
 /* ---- closing ---------------------------------------------------------------------------------------------------- */

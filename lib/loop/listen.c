@@ -187,6 +187,12 @@ berth_listener_address(const struct berth_listener *listener, char *text, size_t
     return address_format(&listener->address, text, size);
 }
 
+int
+berth_listener_fd(const struct berth_listener *listener)
+{
+    return listener == NULL ? -EINVAL : (int)berth_token_index(listener->token);
+}
+
 /* ---- accepting ------------------------------------------------------------------------------------ */
 
 void
