@@ -92,8 +92,9 @@ struct berth_loop_options {
                                  overrides "auto" and NULL */
     uint32_t conns_max;     /**< descriptors below this number can be connections: see slots_max */
     uint32_t cold_bytes;    /**< of your own cold record per connection: berth_conn_cold; 0 to 3,968 */
-    uint32_t receive_buffers; /**< buffers posted to the kernel at most (uring): 16 to 32,768, rounded
-                                 up to a power of two; default 1,024 of 4 KiB */
+    uint32_t receive_buffers; /**< 4 KiB buffers posted to the kernel at most (uring): 16 to 32,768,
+                                 rounded up to a power of two; default 4,096. 256 are posted to
+                                 begin with, twice as many whenever a receive found none */
     uint32_t fairness_bytes;  /**< a connection's share of one turn; default 64 KiB */
     uint32_t send_high_bytes; /**< queued bytes at which receiving pauses; default 256 KiB */
     uint32_t send_low_bytes;  /**< and at which it resumes, and `drained` is called; default 64 KiB */
@@ -115,7 +116,7 @@ berth_loop_options_init(struct berth_loop_options *options)
     options->engine = NULL;
     options->conns_max = BERTH_TABLE_SLOTS_DEFAULT;
     options->cold_bytes = 0;
-    options->receive_buffers = 1024;
+    options->receive_buffers = 4096;
     options->fairness_bytes = 64 * 1024;
     options->send_high_bytes = 256 * 1024;
     options->send_low_bytes = 64 * 1024;

@@ -38,6 +38,9 @@
 #define BUFFER_GROUP 0
 #define BUFFER_CLASS BERTH_CLASS_4K
 
+/** Buffers posted to begin with: 1 MiB, which a quiet server never exceeds. */
+#define POSTED_FIRST 256
+
 /** How far ahead of a completion its slot is fetched. */
 #define PREFETCH_DISTANCE 6
 
@@ -69,6 +72,8 @@ struct uring_engine {
     uint32_t idle_count;
     uint32_t buffer_count;        /**< ids in all: a power of two */
     uint32_t given;               /**< buffers put into the ring since it was last advanced */
+    uint32_t posted_max;          /**< buffers to post now: doubled whenever they did not suffice */
+    uint32_t posted;              /**< ids with a buffer behind them */
     uint32_t receive_bytes_max;   /**< per go of a multishot receive; 0: the kernel cannot */
     uint32_t setup_flags;
     uint32_t gathers_used;
@@ -135,33 +140,45 @@ give_buffer(struct uring_engine *state, uint16_t id)
                           id, (int)state->buffer_count - 1, (int)state->given++);
 }
 
-/** Puts a new pool buffer behind an id, or notes that there was none. */
-static void
-replace_buffer(struct berth_loop *loop, uint16_t id)
+/** Puts a new pool buffer behind an id that has none. 0 when the pool has none either. */
+static int
+post_buffer(struct berth_loop *loop, uint16_t id)
 {
     struct uring_engine *state = state_of(loop);
     struct posted_buffer *posted = &state->by_id[id];
-    if (BERTH_LIKELY(berth_pool_post(loop->pool, BUFFER_CLASS, BERTH_FOR_NEW, &posted->buffer,
-                                     &posted->data) == 0)) {
-        give_buffer(state, id);
-    } else {
+    if (BERTH_UNLIKELY(berth_pool_post(loop->pool, BUFFER_CLASS, BERTH_FOR_NEW, &posted->buffer,
+                                       &posted->data) != 0)) {
         posted->data = NULL;
         state->idle_ids[state->idle_count++] = id;
+        state->posted--;
+        return 0;
     }
+    give_buffer(state, id);
+    return 1;
 }
 
-/** Those who starve come first; what they leave goes into the ring. */
+/**
+ * Posts buffers behind idle ids, as many as the load has shown to be needed. Those who starve come
+ * first: what they leave goes into the ring.
+ */
 static void
 refill(struct berth_loop *loop)
 {
     struct uring_engine *state = state_of(loop);
-    while (state->idle_count > 0 && loop->starved.count == 0) {
-        const uint16_t id = state->idle_ids[--state->idle_count];
-        const uint32_t before = state->idle_count;
-        replace_buffer(loop, id);
-        if (state->idle_count != before)
+    while (state->posted < state->posted_max && state->idle_count > 0 &&
+           loop->starved.count == 0) {
+        state->posted++;
+        if (!post_buffer(loop, state->idle_ids[--state->idle_count]))
             return;
     }
+}
+
+/** A receive found the ring empty: next time there will be twice as many buffers in it. */
+static void
+grow_ring(struct uring_engine *state)
+{
+    if (state->posted == state->posted_max && state->posted_max < state->buffer_count)
+        state->posted_max *= 2;
 }
 
 static void
@@ -249,7 +266,7 @@ take_buffer(struct berth_loop *loop, struct berth_slot *slot, int32_t result, ui
     if (berth_pool_settle(loop->pool, buffer) == 1)
         give_buffer(state, id);
     else
-        replace_buffer(loop, id);
+        (void)post_buffer(loop, id);
 }
 
 /** A receive has ended without data. */
@@ -262,6 +279,7 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
     if (result == 0) {
         conn_eof(loop, slot);
     } else if (result == -ENOBUFS) {
+        grow_ring(state);
         if (conn_wants_data(slot))
             conn_starve(loop, slot);
     } else if (result == -EINVAL && state->receive_bytes_max != 0) {
@@ -637,6 +655,7 @@ init_buffers(struct berth_loop *loop, struct uring_engine *state)
     error = (int)sys_uring_register_buffers(&state->ring, &registration);
     if (error)
         return error;
+    state->posted_max = count < POSTED_FIRST ? count : POSTED_FIRST;
     for (uint32_t id = count; id-- > 0;)
         state->idle_ids[state->idle_count++] = (uint16_t)id;
     return 0;
@@ -687,10 +706,10 @@ uring_explain(const struct berth_loop *loop, char *text, size_t size)
     const struct uring_engine *state = state_of(loop);
     return snprintf(
         text, size,
-        "receive: multishot into a shared ring of %u buffers of %u bytes%s\n"
+        "receive: multishot into a shared ring of %u to %u buffers of %u bytes%s\n"
         "accept: multishot; send: submitted in batches of up to %d with the wait\n"
         "completions: %s%s\n",
-        state->buffer_count, berth_class_bytes(BUFFER_CLASS),
+        state->posted_max, state->buffer_count, berth_class_bytes(BUFFER_CLASS),
         state->receive_bytes_max ? ", limited per connection and turn where the kernel can" : "",
         SUBMISSIONS_MAX,
         state->setup_flags & IORING_SETUP_DEFER_TASKRUN
