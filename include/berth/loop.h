@@ -83,27 +83,28 @@ struct berth_handlers {
     void (*close)(struct berth_conn *conn, int reason);
 };
 
-/* ---- the loop -------------------------------------------------------------------------------- */
+/* ---- the loop ------------------------------------------------------------------------------- */
 
 /** How to make a loop. Fill with berth_loop_options_init, then change what you need. Since 0.1. */
 struct berth_loop_options {
-    uint32_t abi;           /**< set by berth_loop_options_init; a mismatch is refused */
-    const char *engine;     /**< "auto", "uring", "epoll" or "poll". BERTH_ENGINE in the environment
-                                 overrides "auto" and NULL */
-    uint32_t conns_max;     /**< descriptors below this number can be connections: see slots_max */
-    uint32_t cold_bytes;    /**< of your own cold record per connection: berth_conn_cold; 0 to 3,968 */
+    uint32_t abi;        /**< set by berth_loop_options_init; a mismatch is refused */
+    const char *engine;  /**< "auto", "uring", "epoll" or "poll". BERTH_ENGINE in the environment
+                              overrides "auto" and NULL */
+    uint32_t conns_max;  /**< descriptors below this number can be connections: see slots_max */
+    uint32_t cold_bytes; /**< of your own cold record per connection: berth_conn_cold; 0 to 3,968 */
     uint32_t receive_buffers; /**< 4 KiB buffers posted to the kernel at most (uring): 16 to 32,768,
                                  rounded up to a power of two; default 4,096. 256 are posted to
                                  begin with, twice as many whenever a receive found none */
     uint32_t fairness_bytes;  /**< a connection's share of one turn; default 64 KiB */
     uint32_t send_high_bytes; /**< queued bytes at which receiving pauses; default 256 KiB */
-    uint32_t send_low_bytes;  /**< and at which it resumes, and `drained` is called; default 64 KiB */
-    uint32_t send_max_bytes;  /**< queued bytes at which a send is refused; default 16 MiB */
+    uint32_t
+        send_low_bytes; /**< and at which it resumes, and `drained` is called; default 64 KiB */
+    uint32_t send_max_bytes;   /**< queued bytes at which a send is refused; default 16 MiB */
     uint32_t close_timeout_ms; /**< how long a close waits for its last bytes; default 5,000 */
-    uint32_t events_max;      /**< events taken per turn: 16 to 8,192; default 1,024 */
-    int keep_receiving;       /**< nonzero: do not pause by itself at send_high_bytes */
-    const struct berth_pool_options *pool;  /**< NULL: the defaults */
-    enum berth_huge_pages huge_pages;       /**< of the table */
+    uint32_t events_max;       /**< events taken per turn: 16 to 8,192; default 1,024 */
+    int keep_receiving;        /**< nonzero: do not pause by itself at send_high_bytes */
+    const struct berth_pool_options *pool; /**< NULL: the defaults */
+    enum berth_huge_pages huge_pages;      /**< of the table */
 };
 
 #define BERTH_LOOP_ABI ((uint32_t)(0xbe030000u | (sizeof(void *) == 8)))
@@ -143,8 +144,8 @@ BERTH_API BERTH_NODISCARD int berth_loop_create(struct berth_loop **loop,
 /**
  * Closes every connection (their close callbacks come with -ECANCELED) and listener, and frees the
  * loop. Not from a callback. NULL is allowed. Returns 0; -EBUSY inside a callback; -ECHILD in a
- * child of fork(2), which must not touch its parent's loop. Leases still held keep the pool's memory
- * alive only if released before: release them first, or their memory is leaked and counted.
+ * child of fork(2), which must not touch its parent's loop. Leases still held keep the pool's
+ * memory alive only if released before: release them first, or their memory is leaked and counted.
  */
 BERTH_API int berth_loop_destroy(struct berth_loop *loop);
 
@@ -175,7 +176,8 @@ BERTH_API int berth_loop_explain(const struct berth_loop *loop, char *text, size
 /** "uring", "epoll" or "poll". */
 BERTH_API const char *berth_loop_engine(const struct berth_loop *loop);
 
-/** The loop's own table and pool: the same objects that libberth offers. Theirs is the loop's life. */
+/** The loop's own table and pool: the same objects that libberth offers. Theirs is the loop's life.
+ */
 BERTH_API struct berth_table *berth_loop_table(struct berth_loop *loop);
 BERTH_API struct berth_pool *berth_loop_pool(struct berth_loop *loop);
 
@@ -251,15 +253,16 @@ BERTH_API BERTH_NODISCARD int berth_adopt(struct berth_loop *loop, int fd,
 BERTH_API int berth_send(struct berth_conn *conn, const void *data, size_t length);
 
 /**
- * Queues the bytes of a span that the data callback of any connection of this loop was lent, without
- * copying them: an echo, or a proxy. Cheaper than berth_retain and berth_send_lease. Also -ESTALE.
+ * Queues the bytes of a span that the data callback of any connection of this loop was lent,
+ * without copying them: an echo, or a proxy. Cheaper than berth_retain and berth_send_lease. Also
+ * -ESTALE.
  */
 BERTH_API int berth_send_span(struct berth_conn *conn, const struct berth_span *span);
 
 /**
- * Queues leased bytes without copying. The loop owns the lease from a return of 0 on. (A piece of up
- * to 512 bytes that has to wait behind others is copied after all, so that it does not keep a big
- * buffer busy; counted as sent_gather.)
+ * Queues leased bytes without copying. The loop owns the lease from a return of 0 on. (A piece of
+ * up to 512 bytes that has to wait behind others is copied after all, so that it does not keep a
+ * big buffer busy; counted as sent_gather.)
  */
 BERTH_API int berth_send_lease(struct berth_conn *conn, struct berth_lease lease);
 
@@ -271,22 +274,24 @@ BERTH_API size_t berth_conn_queued(const struct berth_conn *conn);
 
 /* ---- a connection --------------------------------------------------------------------------- */
 
-/** Sends what is queued, then ends the sending side: the peer sees the end of the stream. 0/-EPIPE. */
+/** Sends what is queued, then ends the sending side: the peer sees the end of the stream. 0/-EPIPE.
+ */
 BERTH_API int berth_conn_shutdown(struct berth_conn *conn);
 
 /**
- * Closes: no more data callbacks; what is queued is sent (for close_timeout_ms at most); then `close`
- * is called and the descriptor closed. Returns 0, or -EALREADY.
+ * Closes: no more data callbacks; what is queued is sent (for close_timeout_ms at most); then
+ * `close` is called and the descriptor closed. Returns 0, or -EALREADY.
  */
 BERTH_API int berth_conn_close(struct berth_conn *conn);
 
-/** Closes at once with a reset; what is queued is dropped. Returns 0, or -EALREADY when aborting. */
+/** Closes at once with a reset; what is queued is dropped. Returns 0, or -EALREADY when aborting.
+ */
 BERTH_API int berth_conn_abort(struct berth_conn *conn);
 
 /**
  * How many more bytes may be received: 0 stops receiving, BERTH_CREDIT_UNLIMITED (the default)
- * lifts the limit. Bytes delivered use it up; what arrived before the call took effect may exceed it
- * by what the kernel had already received. An end of stream is seen only while there is credit.
+ * lifts the limit. Bytes delivered use it up; what arrived before the call took effect may exceed
+ * it by what the kernel had already received. An end of stream is seen only while there is credit.
  * Returns 0, or -EPIPE when the connection is closing.
  */
 BERTH_API int berth_conn_credit(struct berth_conn *conn, size_t bytes);

@@ -17,27 +17,27 @@ BERTH_BEGIN_DECLS
 
 /** Of one table. Since 0.1. */
 struct berth_table_stats {
-    uint64_t claimed;     /**< slots claimed */
-    uint64_t stale;       /**< lookups refused: the incarnation is gone */
-    uint64_t malformed;   /**< lookups refused: zero, out of range, or another thread's slot */
-    uint64_t ghosts;      /**< stale events whose registration was removed from the event queue */
-    uint64_t rebuilds;    /**< event queues rebuilt because a ghost could not be removed */
-    uint64_t refused_full;/**< claims refused: index at or past slots_max, or all slots live */
-    uint64_t live;        /**< slots live now */
-    uint64_t live_max;    /**< the most that were live at once */
+    uint64_t claimed;      /**< slots claimed */
+    uint64_t stale;        /**< lookups refused: the incarnation is gone */
+    uint64_t malformed;    /**< lookups refused: zero, out of range, or another thread's slot */
+    uint64_t ghosts;       /**< stale events whose registration was removed from the event queue */
+    uint64_t rebuilds;     /**< event queues rebuilt because a ghost could not be removed */
+    uint64_t refused_full; /**< claims refused: index at or past slots_max, or all slots live */
+    uint64_t live;         /**< slots live now */
+    uint64_t live_max;     /**< the most that were live at once */
 };
 
 /** Of one pool; `now` figures are in buffers. Since 0.1. */
 struct berth_pool_stats {
-    uint64_t gets;           /**< buffers handed out */
-    uint64_t refused;        /**< requests refused for want of a buffer */
-    uint64_t illegal;        /**< illegal steps refused: double release, foreign buffer, ... */
-    uint64_t remote_releases;/**< releases that came from another thread */
-    uint64_t waits;          /**< waiters queued */
-    uint64_t slabs;          /**< slabs held now */
-    uint64_t slab_bytes;     /**< bytes of those slabs now */
-    uint64_t outstanding;    /**< buffers not free now */
-    uint64_t outstanding_max;/**< the most that were not free at once */
+    uint64_t gets;            /**< buffers handed out */
+    uint64_t refused;         /**< requests refused for want of a buffer */
+    uint64_t illegal;         /**< illegal steps refused: double release, foreign buffer, ... */
+    uint64_t remote_releases; /**< releases that came from another thread */
+    uint64_t waits;           /**< waiters queued */
+    uint64_t slabs;           /**< slabs held now */
+    uint64_t slab_bytes;      /**< bytes of those slabs now */
+    uint64_t outstanding;     /**< buffers not free now */
+    uint64_t outstanding_max; /**< the most that were not free at once */
 };
 
 /** Of one loop. Since 0.1. */
@@ -61,10 +61,10 @@ struct berth_loop_stats {
     uint64_t refused_open;   /**< newcomers refused by the open callback */
     uint64_t accept_errors;  /**< accepts that failed for other reasons */
     uint64_t send_refused;   /**< sends refused: send_bytes_max reached */
-    uint64_t pauses;         /**< times receiving stopped because the send queue was over its mark */
-    uint64_t stale;          /**< completions and events whose connection was gone */
-    uint64_t overflows;      /**< completion queue overflows */
-    uint64_t zombies;        /**< connections set aside because the kernel did not let go */
+    uint64_t pauses;    /**< times receiving stopped because the send queue was over its mark */
+    uint64_t stale;     /**< completions and events whose connection was gone */
+    uint64_t overflows; /**< completion queue overflows */
+    uint64_t zombies;   /**< connections set aside because the kernel did not let go */
 };
 
 /**

@@ -43,8 +43,7 @@ berth_token_make(uint32_t index, uint32_t generation, uint8_t op)
 {
     BERTH_ASSERT(index < BERTH_TOKEN_SLOTS_MAX);
     return ((uint64_t)op << (BERTH_TOKEN_INDEX_BITS + BERTH_TOKEN_GENERATION_BITS)) |
-           ((uint64_t)generation << BERTH_TOKEN_INDEX_BITS) |
-           (index & (BERTH_TOKEN_SLOTS_MAX - 1));
+           ((uint64_t)generation << BERTH_TOKEN_INDEX_BITS) | (index & (BERTH_TOKEN_SLOTS_MAX - 1));
 }
 
 /** The slot index in `token`: the descriptor itself in the default index mode. Since 0.1. */
@@ -72,7 +71,8 @@ berth_token_op(berth_token token)
 BERTH_INLINE BERTH_CONST berth_token
 berth_token_with_op(berth_token token, uint8_t op)
 {
-    const uint64_t mask = (UINT64_C(1) << (BERTH_TOKEN_INDEX_BITS + BERTH_TOKEN_GENERATION_BITS)) - 1;
+    const uint64_t mask =
+        (UINT64_C(1) << (BERTH_TOKEN_INDEX_BITS + BERTH_TOKEN_GENERATION_BITS)) - 1;
     return (token & mask) |
            ((uint64_t)op << (BERTH_TOKEN_INDEX_BITS + BERTH_TOKEN_GENERATION_BITS));
 }

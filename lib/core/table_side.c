@@ -405,7 +405,7 @@ berth_table_take(struct berth_table *table, berth_token token)
     return 0;
 }
 
-/* ---- the checker ----------------------------------------------------------------------------- */
+/* ---- the checker ---------------------------------------------------------------------------- */
 
 static const char *
 check_live_slot(const struct berth_table *table, uint32_t index)

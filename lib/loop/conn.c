@@ -4,8 +4,8 @@
  * only shutdown, close and two socket options.
  *
  * The invariants: close is called exactly once per open, and nothing after it; a slot is released
- * only when the kernel holds nothing of it; close(2) comes last; a callback's wishes are carried out
- * after it has returned, never inside the call that uttered them.
+ * only when the kernel holds nothing of it; close(2) comes last; a callback's wishes are carried
+ * out after it has returned, never inside the call that uttered them.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -34,7 +34,7 @@ loop_now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* ---- lists ----------------------------------------------------------------------------------- */
+/* ---- lists ---------------------------------------------------------------------------------- */
 
 static void
 list_append(struct berth_loop *loop, struct conn_list *list, enum conn_list_kind kind,
@@ -106,8 +106,7 @@ closing_list_leave(struct berth_loop *loop, struct berth_slot *slot)
     if (!(slot->state & CONN_CLOSING_LISTED))
         return;
     slot->state &= ~(uint32_t)CONN_CLOSING_LISTED;
-    struct conn_list *list =
-        slot->flags & BERTH_SLOT_CLOSING ? &loop->closing : &loop->draining;
+    struct conn_list *list = slot->flags & BERTH_SLOT_CLOSING ? &loop->closing : &loop->draining;
     list_remove(loop, list, LIST_CLOSING, slot);
 }
 
@@ -118,12 +117,11 @@ closing_list_enter(struct berth_loop *loop, struct berth_slot *slot)
         return;
     slot->state |= CONN_CLOSING_LISTED;
     slot_cold(loop, slot)->closing_since_ms = loop_now_ms();
-    struct conn_list *list =
-        slot->flags & BERTH_SLOT_CLOSING ? &loop->closing : &loop->draining;
+    struct conn_list *list = slot->flags & BERTH_SLOT_CLOSING ? &loop->closing : &loop->draining;
     list_append(loop, list, LIST_CLOSING, slot);
 }
 
-/* ---- birth ----------------------------------------------------------------------------------- */
+/* ---- birth ---------------------------------------------------------------------------------- */
 
 static const struct berth_handlers *
 handlers_of(const struct berth_loop *loop, const struct berth_slot *slot)
@@ -217,7 +215,7 @@ conn_connected(struct berth_loop *loop, struct berth_slot *slot)
     conn_open(loop, slot);
 }
 
-/* ---- events ----------------------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------------------- */
 
 void
 conn_deliver(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *spans,
@@ -266,7 +264,7 @@ conn_failed(struct berth_loop *loop, struct berth_slot *slot, int reason)
     conn_todo(loop, slot);
 }
 
-/* ---- death ------------------------------------------------------------------------------------ */
+/* ---- death ---------------------------------------------------------------------------------- */
 
 /** Tells the user that it is over. At most once. */
 static void
@@ -304,8 +302,7 @@ take_down(struct berth_loop *loop, struct berth_slot *slot)
     slot->flags |= BERTH_SLOT_CLOSING;
     if (slot->state & CONN_RESET) {
         const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
-        (void)sys_setsockopt(berth_slot_fd(slot), SOL_SOCKET, SO_LINGER, &at_once,
-                             sizeof(at_once));
+        (void)sys_setsockopt(berth_slot_fd(slot), SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
         loop->stats.syscalls++;
     }
     if (slot->in_flight == 0)
@@ -381,7 +378,7 @@ conn_fail_all(struct berth_loop *loop)
     }
 }
 
-/* ---- progress ---------------------------------------------------------------------------------- */
+/* ---- progress ------------------------------------------------------------------------------- */
 
 /** The queue fell under its low mark after having passed the high one. */
 static void
@@ -507,7 +504,7 @@ conn_run_todo(struct berth_loop *loop)
     return count;
 }
 
-/* ---- what the user calls ------------------------------------------------------------------------ */
+/* ---- what the user calls -------------------------------------------------------------------- */
 
 /** The live slot behind a connection pointer, or NULL: a slot can be read even when it is empty. */
 static struct berth_slot *

@@ -3,8 +3,8 @@
  * completed by reading into a pool buffer when, and only when, the poller says there is something;
  * so an idle connection holds no buffer here either.
  *
- * Descriptors stay blocking; every operation says for itself that it must not wait. The kernel never
- * holds an operation of ours, so the in-flight count stays 0 and closing needs no waiting.
+ * Descriptors stay blocking; every operation says for itself that it must not wait. The kernel
+ * never holds an operation of ours, so the in-flight count stays 0 and closing needs no waiting.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -37,7 +37,7 @@ state_of(const struct berth_loop *loop)
     return (struct ready_engine *)loop->engine_state;
 }
 
-/* ---- interest --------------------------------------------------------------------------------------- */
+/* ---- interest ------------------------------------------------------------------------------- */
 
 static uint32_t
 interest_of(const struct berth_slot *slot)
@@ -101,7 +101,7 @@ ready_receive_stop(struct berth_loop *loop, struct berth_slot *slot)
     (void)update_interest(loop, slot);
 }
 
-/* ---- receiving ----------------------------------------------------------------------------------------- */
+/* ---- receiving ------------------------------------------------------------------------------ */
 
 /** Whether the loop still wants what this connection has to say, after a callback. */
 static int
@@ -116,10 +116,10 @@ still_receiving(const struct berth_loop *loop, const struct berth_slot *slot)
 static enum berth_class
 bulk_class(const struct berth_loop *loop, size_t share_left)
 {
-    for (enum berth_class class = BERTH_CLASS_64K; class > BERTH_CLASS_4K; class--)
-        if (berth_class_bytes(class) <= share_left &&
-            berth_pool_available(loop->pool, class, BERTH_FOR_NEW) > 0)
-            return class;
+    for (enum berth_class big = BERTH_CLASS_64K; big > BERTH_CLASS_4K; big--)
+        if (berth_class_bytes(big) <= share_left &&
+            berth_pool_available(loop->pool, big, BERTH_FOR_NEW) > 0)
+            return big;
     return BERTH_CLASS_4K;
 }
 
@@ -157,7 +157,7 @@ receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
         ready_receive_stop(loop, slot); /* it stands in the queue now: no need to be told again */
 }
 
-/* ---- sending -------------------------------------------------------------------------------------------- */
+/* ---- sending -------------------------------------------------------------------------------- */
 
 static intptr_t
 send_many(struct berth_loop *loop, struct berth_slot *slot, size_t *asked)
@@ -235,7 +235,7 @@ ready_connect_wait(struct berth_loop *loop, struct berth_slot *slot)
     return update_interest(loop, slot);
 }
 
-/* ---- accepting -------------------------------------------------------------------------------------------- */
+/* ---- accepting ------------------------------------------------------------------------------ */
 
 static int
 ready_accept_start(struct berth_loop *loop, struct berth_slot *slot)
@@ -267,7 +267,7 @@ accept_some(struct berth_loop *loop, struct berth_slot *listener)
     }
 }
 
-/* ---- dispatch ---------------------------------------------------------------------------------------------- */
+/* ---- dispatch ------------------------------------------------------------------------------- */
 
 static void
 drain_wake(struct berth_loop *loop)
@@ -283,7 +283,8 @@ failed_unread(struct berth_loop *loop, struct berth_slot *slot)
 {
     int error = 0;
     socklen_t size = sizeof(error);
-    const intptr_t result = sys_getsockopt(berth_slot_fd(slot), SOL_SOCKET, SO_ERROR, &error, &size);
+    const intptr_t result =
+        sys_getsockopt(berth_slot_fd(slot), SOL_SOCKET, SO_ERROR, &error, &size);
     loop->stats.syscalls++;
     if (result == 0 && error != 0)
         conn_failed(loop, slot, -error);
@@ -339,7 +340,7 @@ ready_turn(struct berth_loop *loop, int timeout_ms)
     return count;
 }
 
-/* ---- closing ------------------------------------------------------------------------------------------------ */
+/* ---- closing -------------------------------------------------------------------------------- */
 
 static void
 ready_cancel(struct berth_loop *loop, struct berth_slot *slot)
@@ -354,15 +355,15 @@ ready_forget(struct berth_loop *loop, struct berth_slot *slot)
     park(loop, slot);
 }
 
-/* ---- life ----------------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 static int
 ready_create(struct berth_loop *loop, const struct poller_interface *interface, char *why,
              size_t why_size)
 {
     const uint32_t events_max = loop->options.events_max;
-    struct ready_engine *state = (struct ready_engine *)calloc(
-        1, sizeof(*state) + events_max * sizeof(state->ready[0]));
+    struct ready_engine *state =
+        (struct ready_engine *)calloc(1, sizeof(*state) + events_max * sizeof(state->ready[0]));
     (void)snprintf(why, why_size, "making the poller failed");
     if (state == NULL)
         return -ENOMEM;
@@ -424,15 +425,15 @@ ready_explain(const struct berth_loop *loop, char *text, size_t size)
                     loop->engine->name, SEND_IOVECS_MAX);
 }
 
-#define READY_ENGINE(engine_name, create_function)                                                \
-    {                                                                                             \
-        .name = engine_name, .listener_nonblocking = 1, .sends_at_once = 1,                       \
-        .create = create_function, .destroy = ready_destroy, .start = ready_start, .turn = ready_turn,                       \
-        .watch = update_interest, .accept_start = ready_accept_start,                             \
-        .accept_stop = ready_accept_stop, .receive_start = ready_receive_start,                   \
-        .receive_stop = ready_receive_stop, .send = ready_send,                                   \
-        .connect_wait = ready_connect_wait, .cancel = ready_cancel, .forget = ready_forget,       \
-        .explain = ready_explain                                                                  \
+#define READY_ENGINE(engine_name, create_function)                                                 \
+    {                                                                                              \
+        .name = engine_name, .listener_nonblocking = 1, .sends_at_once = 1,                        \
+        .create = create_function, .destroy = ready_destroy, .start = ready_start,                 \
+        .turn = ready_turn, .watch = update_interest, .accept_start = ready_accept_start,          \
+        .accept_stop = ready_accept_stop, .receive_start = ready_receive_start,                    \
+        .receive_stop = ready_receive_stop, .send = ready_send,                                    \
+        .connect_wait = ready_connect_wait, .cancel = ready_cancel, .forget = ready_forget,        \
+        .explain = ready_explain                                                                   \
     }
 
 const struct engine berth_engine_epoll = READY_ENGINE("epoll", create_epoll);

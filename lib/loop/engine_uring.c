@@ -67,17 +67,17 @@ struct gather {
 struct uring_engine {
     struct io_uring ring;
     struct io_uring_buf_ring *buffers;
-    struct posted_buffer *by_id;  /**< what each buffer id stands for now */
-    uint16_t *idle_ids;           /**< ids with no buffer behind them: the pool had none */
+    struct posted_buffer *by_id; /**< what each buffer id stands for now */
+    uint16_t *idle_ids;          /**< ids with no buffer behind them: the pool had none */
     uint32_t idle_count;
-    uint32_t buffer_count;        /**< ids in all: a power of two */
-    uint32_t given;               /**< buffers put into the ring since it was last advanced */
-    uint32_t posted_max;          /**< buffers to post now: doubled whenever they did not suffice */
-    uint32_t posted;              /**< ids with a buffer behind them */
-    uint32_t receive_bytes_max;   /**< per go of a multishot receive; 0: the kernel cannot */
+    uint32_t buffer_count;      /**< ids in all: a power of two */
+    uint32_t given;             /**< buffers put into the ring since it was last advanced */
+    uint32_t posted_max;        /**< buffers to post now: doubled whenever they did not suffice */
+    uint32_t posted;            /**< ids with a buffer behind them */
+    uint32_t receive_bytes_max; /**< per go of a multishot receive; 0: the kernel cannot */
     uint32_t setup_flags;
     uint32_t gathers_used;
-    uint32_t reaped;              /**< completions of the last turn */
+    uint32_t reaped; /**< completions of the last turn */
     int ring_fd_registered;
     struct gather gathers[GATHERS_MAX];
 };
@@ -88,7 +88,7 @@ state_of(const struct berth_loop *loop)
     return (struct uring_engine *)loop->engine_state;
 }
 
-/* ---- submitting -------------------------------------------------------------------------------------- */
+/* ---- submitting ----------------------------------------------------------------------------- */
 
 static void
 submit(struct berth_loop *loop)
@@ -131,7 +131,7 @@ set_token(struct io_uring_sqe *submission, const struct berth_slot *slot, enum l
     submission->user_data = berth_slot_token(slot, (uint8_t)op);
 }
 
-/* ---- the ring of buffers ------------------------------------------------------------------------------- */
+/* ---- the ring of buffers -------------------------------------------------------------------- */
 
 static void
 give_buffer(struct uring_engine *state, uint16_t id)
@@ -165,8 +165,7 @@ static void
 refill(struct berth_loop *loop)
 {
     struct uring_engine *state = state_of(loop);
-    while (state->posted < state->posted_max && state->idle_count > 0 &&
-           loop->starved.count == 0) {
+    while (state->posted < state->posted_max && state->idle_count > 0 && loop->starved.count == 0) {
         state->posted++;
         if (!post_buffer(loop, state->idle_ids[--state->idle_count]))
             return;
@@ -190,7 +189,7 @@ publish_buffers(struct uring_engine *state)
     state->given = 0;
 }
 
-/* ---- receiving ------------------------------------------------------------------------------------------- */
+/* ---- receiving ------------------------------------------------------------------------------ */
 
 static int
 uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
@@ -249,7 +248,8 @@ operation_ended(struct berth_slot *slot)
     (void)berth_slot_end(slot);
 }
 
-/** Takes the buffer that a completion brought, whatever else it says, and delivers what is in it. */
+/** Takes the buffer that a completion brought, whatever else it says, and delivers what is in it.
+ */
 static void
 take_buffer(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint16_t id)
 {
@@ -283,9 +283,10 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
         if (conn_wants_data(slot))
             conn_starve(loop, slot);
     } else if (result == -EINVAL && state->receive_bytes_max != 0) {
-        state->receive_bytes_max = 0; /* a kernel before 6.17: no limit per go. Post again without. */
-    } else if (result != -ECANCELED && result != -EINTR && result != -ENOMEM &&
-               result != -ENOSPC && result != -EAGAIN) {
+        state->receive_bytes_max =
+            0; /* a kernel before 6.17: no limit per go. Post again without. */
+    } else if (result != -ECANCELED && result != -EINTR && result != -ENOMEM && result != -ENOSPC &&
+               result != -EAGAIN) {
         conn_failed(loop, slot, result);
     }
 }
@@ -305,7 +306,7 @@ on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uin
         receive_failed(loop, slot, result);
 }
 
-/* ---- sending ---------------------------------------------------------------------------------------------- */
+/* ---- sending -------------------------------------------------------------------------------- */
 
 static void
 uring_send(struct berth_loop *loop, struct berth_slot *slot)
@@ -329,8 +330,7 @@ uring_send(struct berth_loop *loop, struct berth_slot *slot)
         struct gather *gather = &state->gathers[state->gathers_used++];
         memset(&gather->message, 0, sizeof(gather->message));
         gather->message.msg_iov = gather->iov;
-        gather->message.msg_iovlen =
-            send_gather(loop, slot, gather->iov, SEND_IOVECS_MAX, &bytes);
+        gather->message.msg_iovlen = send_gather(loop, slot, gather->iov, SEND_IOVECS_MAX, &bytes);
         io_uring_prep_sendmsg(submission, berth_slot_fd(slot), &gather->message, flags);
         send_begin(loop, slot, (unsigned)gather->message.msg_iovlen);
     } else {
@@ -357,7 +357,7 @@ on_send(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
     loop->current = slot;
 }
 
-/* ---- accepting and connecting -------------------------------------------------------------------------------- */
+/* ---- accepting and connecting --------------------------------------------------------------- */
 
 static int
 uring_accept_start(struct berth_loop *loop, struct berth_slot *slot)
@@ -425,7 +425,7 @@ on_connect(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
         conn_connected(loop, slot);
 }
 
-/* ---- waking up ------------------------------------------------------------------------------------------------ */
+/* ---- waking up ------------------------------------------------------------------------------ */
 
 static int
 uring_watch(struct berth_loop *loop, struct berth_slot *slot)
@@ -450,7 +450,7 @@ on_wake(struct berth_loop *loop, struct berth_slot *slot, uint32_t flags)
     (void)uring_watch(loop, slot);
 }
 
-/* ---- turning --------------------------------------------------------------------------------------------------- */
+/* ---- turning -------------------------------------------------------------------------------- */
 
 /** A completion for a slot that is gone: only what it carries matters. */
 static BERTH_COLD void
@@ -561,7 +561,7 @@ uring_turn(struct berth_loop *loop, int timeout_ms)
     return (int)state->reaped;
 }
 
-/* ---- closing ---------------------------------------------------------------------------------------------------- */
+/* ---- closing -------------------------------------------------------------------------------- */
 
 static void
 uring_cancel(struct berth_loop *loop, struct berth_slot *slot)
@@ -581,7 +581,7 @@ uring_forget(struct berth_loop *loop, struct berth_slot *slot)
     (void)slot;
 }
 
-/* ---- life --------------------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 static void
 uring_destroy(struct berth_loop *loop)
@@ -615,8 +615,8 @@ init_ring(struct berth_loop *loop, struct uring_engine *state)
     for (size_t i = 0; i < sizeof(flag_sets) / sizeof(flag_sets[0]) && error == -EINVAL; i++) {
         struct io_uring_params params;
         memset(&params, 0, sizeof(params));
-        params.flags = flag_sets[i] | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL |
-                       IORING_SETUP_CLAMP;
+        params.flags =
+            flag_sets[i] | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP;
         params.cq_entries = completions;
         error = (int)sys_uring_init(SUBMISSIONS_MAX, &state->ring, &params);
         state->setup_flags = params.flags;

@@ -6,11 +6,11 @@
  */
 #include "berth/loop.h"
 
-#define TWIN(type, name, parameters, arguments) \
-    BERTH_API type name##_fn parameters; \
-    type name##_fn parameters \
-    { \
-        return name arguments; \
+#define TWIN(type, name, parameters, arguments)                                                    \
+    BERTH_API type name##_fn parameters;                                                           \
+    type name##_fn parameters                                                                      \
+    {                                                                                              \
+        return name arguments;                                                                     \
     }
 
 TWIN(void *, berth_conn_payload, (struct berth_conn * conn), (conn))

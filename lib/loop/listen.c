@@ -24,7 +24,7 @@
 /** Newcomers turned away at a time. */
 #define REFUSE_MAX 64
 
-/* ---- classes ----------------------------------------------------------------------------------- */
+/* ---- classes -------------------------------------------------------------------------------- */
 
 /** An unused class number, or -EMFILE. */
 static int
@@ -42,7 +42,7 @@ class_get(struct berth_loop *loop, const struct berth_handlers *handlers, void *
     return -EMFILE;
 }
 
-/* ---- listening ----------------------------------------------------------------------------------- */
+/* ---- listening ------------------------------------------------------------------------------ */
 
 static int
 is_path(const struct address *address)
@@ -193,7 +193,7 @@ berth_listener_fd(const struct berth_listener *listener)
     return listener == NULL ? -EINVAL : (int)berth_token_index(listener->token);
 }
 
-/* ---- accepting ------------------------------------------------------------------------------------ */
+/* ---- accepting ------------------------------------------------------------------------------ */
 
 void
 listener_accepted(struct berth_loop *loop, struct berth_slot *listener, int fd)
@@ -279,7 +279,7 @@ listener_tick(struct berth_loop *loop)
     return loop->accept_resume_ms == 0 ? -1 : ACCEPT_BACKOFF_MS;
 }
 
-/* ---- connecting and adopting ----------------------------------------------------------------------- */
+/* ---- connecting and adopting ---------------------------------------------------------------- */
 
 /** A slot whose handlers are its own. */
 static int
@@ -313,8 +313,8 @@ berth_connect(struct berth_loop *loop, const char *text, const struct berth_hand
     struct address address;
     if (loop == NULL || handlers == NULL || address_parse(&address, text) != 0)
         return -EINVAL;
-    const int fd = (int)sys_socket(address.to.base.sa_family,
-                                   SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    const int fd =
+        (int)sys_socket(address.to.base.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return fd;
     const int on = 1;

@@ -41,7 +41,7 @@ static const struct engine *const engines[] = {
 
 struct berth_loop *berth_loops[LOOP_COUNT_MAX];
 
-/* ---- making one ---------------------------------------------------------------------------------- */
+/* ---- making one ----------------------------------------------------------------------------- */
 
 static int
 options_check(const struct berth_loop_options *options)
@@ -50,9 +50,8 @@ options_check(const struct berth_loop_options *options)
         return -EPROTO;
     if (options->cold_bytes > BERTH_TABLE_COLD_BYTES_MAX - CONN_COLD_BYTES ||
         options->receive_buffers < 16 || options->receive_buffers > 32768 ||
-        options->events_max < 16 || options->events_max > 8192 ||
-        options->fairness_bytes < 4096 || options->send_max_bytes == 0 ||
-        options->send_low_bytes >= options->send_high_bytes ||
+        options->events_max < 16 || options->events_max > 8192 || options->fairness_bytes < 4096 ||
+        options->send_max_bytes == 0 || options->send_low_bytes >= options->send_high_bytes ||
         options->send_high_bytes > options->send_max_bytes)
         return -EINVAL;
     return 0;
@@ -284,7 +283,7 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
     return 0;
 }
 
-/* ---- turning --------------------------------------------------------------------------------------- */
+/* ---- turning -------------------------------------------------------------------------------- */
 
 /** The shorter of two waits, -1 being no limit. */
 static int
@@ -404,7 +403,7 @@ berth_loop_destroy(struct berth_loop *loop)
     return 0;
 }
 
-/* ---- telling about it --------------------------------------------------------------------------------- */
+/* ---- telling about it ----------------------------------------------------------------------- */
 
 const char *
 berth_loop_engine(const struct berth_loop *loop)

@@ -27,33 +27,34 @@ enum loop_op { OP_READY = 1, OP_ACCEPT, OP_RECEIVE, OP_SEND, OP_CONNECT, OP_WAKE
 #define LOOP_COUNT_MAX 1024
 
 enum conn_state {
-    CONN_LISTENER = 1u << 0,     /**< not a connection: it accepts them */
-    CONN_WAKE = 1u << 1,         /**< not a connection: the wake-up descriptor */
-    CONN_CONNECTING = 1u << 2,   /**< berth_connect, not there yet */
-    CONN_OPENED = 1u << 3,       /**< open returned 0: close is owed */
-    CONN_RECEIVING = 1u << 4,    /**< a receive is posted (or interest registered) */
-    CONN_SENDING = 1u << 5,      /**< the kernel has the head of the queue, or is full */
-    CONN_STARVED = 1u << 6,      /**< queued for a buffer */
-    CONN_EOF = 1u << 7,          /**< the peer has finished sending */
-    CONN_SHUT_WANTED = 1u << 8,  /**< end the sending side when the queue is empty */
-    CONN_SHUT_DONE = 1u << 9,    /**< it has been ended */
-    CONN_CLOSE_WANTED = 1u << 10,/**< close when the queue is empty */
-    CONN_FAILED = 1u << 11,      /**< close now, drop the queue; cold->reason says why */
-    CONN_HIGH = 1u << 12,        /**< the queue passed its high mark: drained is owed */
-    CONN_CREDIT = 1u << 13,      /**< credit is limited: cold->credit */
-    CONN_WATCHED = 1u << 14,     /**< readiness engines: registered with the poller */
-    CONN_WRITABLE = 1u << 15,    /**< readiness engines: registered for writing too */
-    CONN_OPEN_DUE = 1u << 16,    /**< adopted: open is owed */
-    CONN_TODO = 1u << 17,        /**< conn_progress must look at it */
-    CONN_TODO_LISTED = 1u << 18, /**< it is in the todo list */
+    CONN_LISTENER = 1u << 0,        /**< not a connection: it accepts them */
+    CONN_WAKE = 1u << 1,            /**< not a connection: the wake-up descriptor */
+    CONN_CONNECTING = 1u << 2,      /**< berth_connect, not there yet */
+    CONN_OPENED = 1u << 3,          /**< open returned 0: close is owed */
+    CONN_RECEIVING = 1u << 4,       /**< a receive is posted (or interest registered) */
+    CONN_SENDING = 1u << 5,         /**< the kernel has the head of the queue, or is full */
+    CONN_STARVED = 1u << 6,         /**< queued for a buffer */
+    CONN_EOF = 1u << 7,             /**< the peer has finished sending */
+    CONN_SHUT_WANTED = 1u << 8,     /**< end the sending side when the queue is empty */
+    CONN_SHUT_DONE = 1u << 9,       /**< it has been ended */
+    CONN_CLOSE_WANTED = 1u << 10,   /**< close when the queue is empty */
+    CONN_FAILED = 1u << 11,         /**< close now, drop the queue; cold->reason says why */
+    CONN_HIGH = 1u << 12,           /**< the queue passed its high mark: drained is owed */
+    CONN_CREDIT = 1u << 13,         /**< credit is limited: cold->credit */
+    CONN_WATCHED = 1u << 14,        /**< readiness engines: registered with the poller */
+    CONN_WRITABLE = 1u << 15,       /**< readiness engines: registered for writing too */
+    CONN_OPEN_DUE = 1u << 16,       /**< adopted: open is owed */
+    CONN_TODO = 1u << 17,           /**< conn_progress must look at it */
+    CONN_TODO_LISTED = 1u << 18,    /**< it is in the todo list */
     CONN_CLOSING_LISTED = 1u << 19, /**< it is in the list of closing connections */
-    CONN_ZOMBIE = 1u << 20,      /**< the kernel does not let go: set aside */
-    CONN_RESET = 1u << 21        /**< close with a reset */
+    CONN_ZOMBIE = 1u << 20,         /**< the kernel does not let go: set aside */
+    CONN_RESET = 1u << 21           /**< close with a reset */
 };
 
 /** Anything that makes a send come too late. */
-#define CONN_NO_SEND \
-    (CONN_SHUT_WANTED | CONN_SHUT_DONE | CONN_CLOSE_WANTED | CONN_FAILED | CONN_LISTENER | CONN_WAKE)
+#define CONN_NO_SEND                                                                               \
+    (CONN_SHUT_WANTED | CONN_SHUT_DONE | CONN_CLOSE_WANTED | CONN_FAILED | CONN_LISTENER |         \
+     CONN_WAKE)
 
 /** Whoever waits for the send queue to become short or empty. */
 #define CONN_AFTER_SEND (CONN_HIGH | CONN_SHUT_WANTED | CONN_CLOSE_WANTED | CONN_FAILED)
@@ -81,8 +82,8 @@ struct conn_cold {
     uint64_t credit;           /**< bytes; with CONN_CREDIT */
     uint64_t closing_since_ms; /**< in the list of the draining or the closing */
     struct conn_link links[LIST_KIND_COUNT];
-    int32_t reason;            /**< with CONN_FAILED */
-    uint32_t cancels;          /**< how often the cancel was issued */
+    int32_t reason;   /**< with CONN_FAILED */
+    uint32_t cancels; /**< how often the cancel was issued */
     unsigned char unused[72];
 };
 #define CONN_COLD_BYTES 128
@@ -156,9 +157,9 @@ struct berth_loop {
 
     uint32_t todo_head, todo_tail; /**< 1 + index, through slot->queue */
     uint32_t todo_count;
-    struct conn_list starved;      /**< first come, first served */
-    struct conn_list draining;     /**< to be closed when their queue is sent; oldest first */
-    struct conn_list closing;      /**< waiting for the kernel to let go; oldest first */
+    struct conn_list starved;  /**< first come, first served */
+    struct conn_list draining; /**< to be closed when their queue is sent; oldest first */
+    struct conn_list closing;  /**< waiting for the kernel to let go; oldest first */
     uint32_t conns;
 
     struct berth_loop_options options;
@@ -188,7 +189,7 @@ struct berth_listener {
 
 extern struct berth_loop *berth_loops[LOOP_COUNT_MAX];
 
-/* ---- small things everybody needs ------------------------------------------------------------ */
+/* ---- small things everybody needs ----------------------------------------------------------- */
 
 static inline struct berth_conn *
 as_conn(struct berth_slot *slot)
@@ -235,9 +236,10 @@ queue_bytes(const struct berth_loop *loop, const struct berth_slot *slot)
 /** Milliseconds of a clock that never goes back. */
 uint64_t loop_now_ms(void);
 
-/* ---- conn.c: what happens to connections ------------------------------------------------------- */
+/* ---- conn.c: what happens to connections ---------------------------------------------------- */
 
-/** conn_progress must look at this connection: at once after its event, or at the end of the turn. */
+/** conn_progress must look at this connection: at once after its event, or at the end of the turn.
+ */
 static inline void
 conn_todo(struct berth_loop *loop, struct berth_slot *slot)
 {
@@ -285,7 +287,8 @@ conn_wants_data(const struct berth_slot *slot)
     return (slot->state & (CONN_OPENED | CONN_NO_RECEIVE)) == CONN_OPENED;
 }
 
-/** Reports to the loop. Each is one event; the engine calls conn_after_event behind the last one. */
+/** Reports to the loop. Each is one event; the engine calls conn_after_event behind the last one.
+ */
 void conn_deliver(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *spans,
                   unsigned n, size_t bytes);
 void conn_eof(struct berth_loop *loop, struct berth_slot *slot);
@@ -296,7 +299,7 @@ void conn_connected(struct berth_loop *loop, struct berth_slot *slot);
 void conn_starve(struct berth_loop *loop, struct berth_slot *slot);
 struct berth_slot *conn_next_starved(struct berth_loop *loop);
 
-/* ---- receive.c: reading without waiting ---------------------------------------------------------- */
+/* ---- receive.c: reading without waiting ----------------------------------------------------- */
 
 /** Bytes in a buffer of the class that is read into first (BERTH_CLASS_4K). */
 #define RECEIVE_BYTES 4096u
@@ -335,7 +338,7 @@ void conn_fail_all(struct berth_loop *loop);
 /** Frees a class that nobody uses any more. */
 void class_put(struct berth_loop *loop, uint8_t class_id);
 
-/* ---- send.c: the queues ------------------------------------------------------------------------ */
+/* ---- send.c: the queues --------------------------------------------------------------------- */
 
 int send_nodes_create(struct send_nodes *nodes);
 void send_nodes_destroy(struct send_nodes *nodes);
@@ -343,8 +346,8 @@ void send_nodes_destroy(struct send_nodes *nodes);
 struct iovec;
 
 /**
- * Where a node's bytes are. A node of generation 0 holds no reference: it is part of a span that was
- * lent in this batch, and is gone or retained before that span is taken back.
+ * Where a node's bytes are. A node of generation 0 holds no reference: it is part of a span that
+ * was lent in this batch, and is gone or retained before that span is taken back.
  */
 static inline void *
 send_node_data(const struct berth_loop *loop, const struct send_node *node)
@@ -373,7 +376,7 @@ void send_batch(struct berth_loop *loop);
 /** Releases everything queued. Nothing of it may be in flight. */
 void send_clear(struct berth_loop *loop, struct berth_slot *slot);
 
-/* ---- listen.c ----------------------------------------------------------------------------------- */
+/* ---- listen.c ------------------------------------------------------------------------------- */
 
 /** A newcomer. The descriptor is the loop's from here on. */
 void listener_accepted(struct berth_loop *loop, struct berth_slot *listener, int fd);

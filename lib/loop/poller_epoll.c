@@ -1,10 +1,11 @@
 /*
- * The epoll(7) poller: the token in the event; connections edge-triggered, because a level-triggered
- * set looks at every descriptor once more in the next wait just to find that it is no longer ready.
+ * The epoll(7) poller: the token in the event; connections edge-triggered, because a
+ * level-triggered set looks at every descriptor once more in the next wait just to find that it is
+ * no longer ready.
  *
  * A registration belongs to the open file, not to the descriptor: one that was duplicated or
- * inherited goes on being reported after close(2), for ever. Such a ghost cannot be removed when its
- * descriptor number is closed or taken by somebody else; then the set is built anew.
+ * inherited goes on being reported after close(2), for ever. Such a ghost cannot be removed when
+ * its descriptor number is closed or taken by somebody else; then the set is built anew.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -37,8 +38,8 @@ of(struct poller *base)
 static int
 poller_create(struct poller **result, uint32_t events_max)
 {
-    struct epoll_poller *poller = (struct epoll_poller *)calloc(
-        1, sizeof(*poller) + events_max * sizeof(poller->events[0]));
+    struct epoll_poller *poller =
+        (struct epoll_poller *)calloc(1, sizeof(*poller) + events_max * sizeof(poller->events[0]));
     if (poller == NULL)
         return -ENOMEM;
     poller->events_max = events_max;

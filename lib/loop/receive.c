@@ -25,8 +25,7 @@ take_buffer(struct berth_loop *loop, enum berth_class size_class, struct receive
         *taken = batch->at_hand[--batch->at_hand_count];
         return 0;
     }
-    return berth_pool_post(loop->pool, size_class, BERTH_FOR_ACTIVE, &taken->buffer,
-                           &taken->data);
+    return berth_pool_post(loop->pool, size_class, BERTH_FOR_ACTIVE, &taken->buffer, &taken->data);
 }
 
 void

@@ -21,7 +21,8 @@
 #define NODES_MAX (UINT32_C(1) << 20)
 #define NODES_PER_COMMIT (UINT32_C(1) << 15)
 
-/** A piece no longer than this is copied rather than left to wait in a buffer eight times as big. */
+/** A piece no longer than this is copied rather than left to wait in a buffer eight times as big.
+ */
 #define SMALL_BYTES 512
 
 /** The longest single send: lengths are 32 bits, and nobody means more. */
@@ -80,7 +81,7 @@ node_put(struct send_nodes *nodes, uint32_t node)
     nodes->free_head = node;
 }
 
-/* ---- adding ------------------------------------------------------------------------------------ */
+/* ---- adding --------------------------------------------------------------------------------- */
 
 /** Whether `bytes` more may be queued: 0 or -errno. */
 static int
@@ -278,7 +279,7 @@ class_to_gather(const struct berth_slot *slot, size_t left)
 {
     const int fitting = left > 65536 ? BERTH_CLASS_64K : berth_class_for(left);
     return slot->buffer != 0 && fitting < BERTH_CLASS_4K ? BERTH_CLASS_4K
-                                                          : (enum berth_class)fitting;
+                                                         : (enum berth_class)fitting;
 }
 
 /** Queues `length` bytes in new buffers; on failure takes back what it queued. */
@@ -363,7 +364,7 @@ berth_send(struct berth_conn *conn, const void *data, size_t length)
     return error ? refuse(loop, -ENOBUFS) : 0;
 }
 
-/* ---- taking away -------------------------------------------------------------------------------- */
+/* ---- taking away ---------------------------------------------------------------------------- */
 
 unsigned
 send_gather(const struct berth_loop *loop, const struct berth_slot *slot, struct iovec *iov,
@@ -462,7 +463,7 @@ send_clear(struct berth_loop *loop, struct berth_slot *slot)
         pop_head(loop, slot);
 }
 
-/* ---- batches --------------------------------------------------------------------------------------- */
+/* ---- batches -------------------------------------------------------------------------------- */
 
 /** Nodes that were to be sent straight from a lent span, and were not, retain it now. */
 static void
@@ -472,8 +473,8 @@ retain_leftovers(struct berth_loop *loop, const struct berth_slot *slot)
         struct berth_lease *lease = &loop->nodes.at[at].lease;
         if (lease->generation != 0)
             continue;
-        const int error = berth_retain(loop->pool, &loop->batch.lent[lease->buffer],
-                                       lease->offset, lease->length, 0, lease);
+        const int error = berth_retain(loop->pool, &loop->batch.lent[lease->buffer], lease->offset,
+                                       lease->length, 0, lease);
         BERTH_ASSERT(error == 0); /* a borrowed buffer has room for one reference more */
         (void)error;
     }

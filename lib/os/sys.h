@@ -49,7 +49,7 @@
 #define BERTH_SYS_MEMORY_ROWS(ROW)
 #endif
 
-/* ---- files and descriptors ------------------------------------------------------------------- */
+/* ---- files and descriptors ------------------------------------------------------------------ */
 
 #ifdef BERTH_SYS_FILE
 #include <fcntl.h>
@@ -78,7 +78,7 @@
 #define BERTH_SYS_FILE_ROWS(ROW)
 #endif
 
-/* ---- sockets ----------------------------------------------------------------------------------- */
+/* ---- sockets -------------------------------------------------------------------------------- */
 
 #ifdef BERTH_SYS_SOCKET
 #include <sys/socket.h>

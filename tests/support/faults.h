@@ -1,6 +1,6 @@
 /*
  * Making system calls fail on purpose, and counting them. A call is named as in lib/os/sys.h:
- * "mmap", "mprotect", "accept4", "uring_submit" ... Works on everything that is linked with the test
+ * "mmap", "mprotect", "accept4", "uring_submit" ... Works on everything linked with the test
  * build of the library (libberth-test, libberth-loop-test). For one thread at a time.
  *
  *     faults_fail("mmap", 2, 1, -ENOMEM);      the second mmap from now on fails, once

@@ -65,7 +65,7 @@ struct berth_epoll_cursor {
 int dup3(int from, int to, int flags);
 #endif
 
-/* ---- the set --------------------------------------------------------------------------------- */
+/* ---- the set -------------------------------------------------------------------------------- */
 
 /**
  * Makes a set over `table`, which must be in descriptor mode. Undo with berth_epoll_fini.
@@ -323,7 +323,7 @@ berth_epoll_stale(struct berth_epoll *set, berth_token token, uint64_t stale, ui
     return stale + 1;
 }
 
-/* ---- a batch of events ----------------------------------------------------------------------- */
+/* ---- a batch of events ---------------------------------------------------------------------- */
 
 /** Starts a walk over `count` events (0 or less: none) and the fetching of the first slots. */
 BERTH_INLINE struct berth_epoll_cursor

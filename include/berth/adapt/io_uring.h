@@ -54,7 +54,7 @@ struct berth_uring_cursor {
     unsigned left;
 };
 
-/* ---- submitting ------------------------------------------------------------------------------ */
+/* ---- submitting ----------------------------------------------------------------------------- */
 
 /**
  * Marks a prepared submission as the operation `op` (yours, not BERTH_URING_OP_CANCEL) of `slot`,
@@ -77,7 +77,7 @@ berth_uring_set(struct io_uring_sqe *sqe, struct berth_slot *slot, uint8_t op)
     return error;
 }
 
-/* ---- completing ------------------------------------------------------------------------------ */
+/* ---- completing ----------------------------------------------------------------------------- */
 
 /**
  * The slot that a completion belongs to, its operation counted as over if this was the last of it;
@@ -172,7 +172,7 @@ berth_uring_alive(struct berth_uring_cursor *cursor)
     return cursor->slot;
 }
 
-/* ---- closing --------------------------------------------------------------------------------- */
+/* ---- closing -------------------------------------------------------------------------------- */
 
 /** Not for direct use: asks the kernel to stop every operation on the slot's descriptor. */
 BERTH_OUTLINE int

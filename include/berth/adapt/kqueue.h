@@ -69,7 +69,7 @@ struct berth_kqueue_cursor {
     int next;
 };
 
-/* ---- the set --------------------------------------------------------------------------------- */
+/* ---- the set -------------------------------------------------------------------------------- */
 
 /**
  * Makes a set over `table`, which must be in descriptor mode. Undo with berth_kqueue_fini.
@@ -222,7 +222,7 @@ berth_kqueue_close(struct berth_kqueue *set, struct berth_slot *slot)
     return close(fd) < 0 && errno == EBADF ? -EBADF : 0;
 }
 
-/* ---- a batch of events ----------------------------------------------------------------------- */
+/* ---- a batch of events ---------------------------------------------------------------------- */
 
 /** The token that an event carries. Since 0.1. */
 BERTH_INLINE berth_token
