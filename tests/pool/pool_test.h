@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -114,6 +115,18 @@ test_pool_receive(struct berth_pool *pool, enum berth_class size_class, uint32_t
     ck_assert_int_eq(berth_pool_lend(pool, buffer, length, &span), 0);
     ck_assert_ptr_eq(span.data, data);
     return span;
+}
+
+/**
+ * In a child: whether the byte is its parent's. Where it was there may be nothing, or what the C
+ * library or a sanitizer has mapped there since.
+ */
+static inline int
+test_is_inherited(const volatile char *data, char byte)
+{
+    unsigned char resident;
+    void *page = (void *)((uintptr_t)data & ~(uintptr_t)(sysconf(_SC_PAGESIZE) - 1));
+    return mincore(page, 1, &resident) == 0 && *data == byte;
 }
 
 static inline void

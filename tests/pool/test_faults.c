@@ -11,8 +11,6 @@
 #define BERTH_SYS_MEMORY
 #include "pool/pool_test.h"
 
-#include <sys/mman.h>
-
 #include "os/sys.h"
 
 /* ---- counting and failing ------------------------------------------------------------------ */

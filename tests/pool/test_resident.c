@@ -6,8 +6,6 @@
  */
 #include "pool/pool_test.h"
 
-#include <sys/mman.h>
-
 #define PAGE 4096u
 
 /** Bytes of the pages of a range that are in memory. */
