@@ -100,20 +100,18 @@ $make $jobs --no-print-directory all > make.out 2>&1 || {
 
 status=0
 if [ "$name" = valgrind ]; then
-    # Programs run under memcheck. Scripts run compilers and other tools, where Valgrind would watch
-    # the shell: those that drive a server of ours take BERTH_RUN as the command to put before it.
+    # Programs run under memcheck. Scripts run compilers, clients and other tools, and Valgrind would
+    # watch the shell: they are left out by name.
     kinds=definite,indirect
     valgrind="valgrind --quiet --error-exitcode=99 --num-callers=30 --fair-sched=yes"
     valgrind="$valgrind --leak-check=full --show-leak-kinds=$kinds --errors-for-leak-kinds=$kinds"
     valgrind="$valgrind --suppressions=$top_srcdir/tests/build/valgrind.supp"
     tests=$($make -s --no-print-directory print-test-programs)
     scripts=$($make -s --no-print-directory print-test-scripts)
-    say "not run under Valgrind, being scripts and no code of ours:"
+    say "these are scripts, and not run under Valgrind:"
     for script in $scripts; do
         echo "    $script"
     done
-    # Tests that count to millions may look at this and count less far.
-    export BERTH_TEST_SLOW=1
     set -- TESTS="$tests" LOG_COMPILER="$dir/libtool --silent --mode=execute $valgrind"
 else
     set --
