@@ -100,8 +100,8 @@ $make $jobs --no-print-directory all > make.out 2>&1 || {
 
 status=0
 if [ "$name" = valgrind ]; then
-    # Programs run under memcheck. Scripts run compilers, clients and other tools, and Valgrind would
-    # watch the shell: they are left out by name.
+    # Programs run under memcheck. Scripts run compilers, clients and other tools, and Valgrind
+    # would watch the shell: they are left out by name.
     kinds=definite,indirect
     valgrind="valgrind --quiet --error-exitcode=99 --num-callers=30 --fair-sched=yes"
     valgrind="$valgrind --leak-check=full --show-leak-kinds=$kinds --errors-for-leak-kinds=$kinds"
