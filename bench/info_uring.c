@@ -16,7 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* A bit and what it is called. The values are the kernel's: older headers lack some of the names. */
+/* A bit and its name. The values are the kernel's: older headers lack some of the names. */
 struct named_bit {
     const char *name;
     uint32_t bit;
