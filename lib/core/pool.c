@@ -271,12 +271,12 @@ static int
 remote_apply(struct berth_pool *pool, uint32_t buffer, uint32_t count)
 {
     struct buffer_meta *meta = &pool->metas[buffer];
-    const uint32_t held = meta->references - meta->in_flight;
+    const uint32_t held = meta->references - meta_sends(meta);
     pool->stats.remote_releases += count;
     for (; count > held; count--)
         (void)berth_pool_illegal(pool);
     meta->references -= count;
-    if (count == 0 || meta->references > 0 || meta->state == STATE_BORROWED)
+    if (count == 0 || meta->references > 0 || meta_state(meta) == STATE_BORROWED)
         return 0;
     pool_free(pool, buffer, meta);
     return 1;

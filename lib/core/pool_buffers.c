@@ -6,7 +6,7 @@
  *   FREE      --post--> POSTED --lend--> BORROWED --settle--> POSTED, or LEASED if retained
  *   FREE      --get---> LEASED --send_begin--> IN_FLIGHT --send_end--> LEASED --release--> FREE
  *
- * The invariants kept here: references >= in_flight, because every send holds a reference; a FREE
+ * The invariants kept here: references >= sends in flight, because each holds a reference; a FREE
  * or POSTED buffer has neither; and a generation ends with the last right to look at the bytes.
  *
  * SPDX-License-Identifier: MIT
@@ -50,7 +50,7 @@ lease_take(struct berth_pool *pool, unsigned size_class, unsigned purpose, const
         berth_delivered(data, bytes); /* its zeroes are promised */
     else
         berth_unpoison(data, bytes);
-    meta->state = STATE_LEASED;
+    meta->stage = STATE_LEASED;
     meta->references = 1;
     meta->length = bytes;
     pool_trace(pool, buffer, site);
@@ -117,7 +117,7 @@ berth_retain(struct berth_pool *pool, const struct berth_span *span, uint32_t of
         (flags & ~BERTH_MAY_COPY) != 0 || (uint64_t)offset + length > span->length)
         return -EINVAL;
     BERTH_CHECK(pool_is_owner(pool));
-    if (span->buffer >= pool->ids || pool->metas[span->buffer].state != STATE_BORROWED)
+    if (span->buffer >= pool->ids || meta_state(&pool->metas[span->buffer]) != STATE_BORROWED)
         return berth_pool_illegal(pool);
 
     struct buffer_meta *meta = &pool->metas[span->buffer];
@@ -183,9 +183,9 @@ berth_release(struct berth_pool *pool, struct berth_lease lease)
     if (BERTH_UNLIKELY(!pool_is_owner(pool)))
         return berth_pool_release_remote(pool, lease);
     struct buffer_meta *meta = pool_held(pool, lease);
-    if (BERTH_UNLIKELY(meta == NULL || meta->references == meta->in_flight))
+    if (BERTH_UNLIKELY(meta == NULL || meta->references == meta_sends(meta)))
         return berth_pool_illegal(pool);
-    if (--meta->references == 0 && meta->state != STATE_BORROWED)
+    if (--meta->references == 0 && meta_state(meta) != STATE_BORROWED)
         pool_free(pool, lease.buffer, meta);
     return 0;
 }
@@ -196,11 +196,9 @@ berth_lease_send_begin(struct berth_pool *pool, struct berth_lease lease)
     if (BERTH_UNLIKELY(pool == NULL))
         return -EINVAL;
     struct buffer_meta *meta = pool_held(pool, lease);
-    if (BERTH_UNLIKELY(meta == NULL || meta->references == meta->in_flight))
+    if (BERTH_UNLIKELY(meta == NULL || meta->references == meta_sends(meta)))
         return berth_pool_illegal(pool);
-    meta->in_flight++;
-    if (meta->state == STATE_LEASED)
-        meta->state = STATE_IN_FLIGHT;
+    meta->stage += STAGE_SEND;
     return 0;
 }
 
@@ -210,11 +208,9 @@ berth_lease_send_end(struct berth_pool *pool, struct berth_lease lease)
     if (BERTH_UNLIKELY(pool == NULL))
         return -EINVAL;
     struct buffer_meta *meta = pool_held(pool, lease);
-    if (BERTH_UNLIKELY(meta == NULL || meta->in_flight == 0))
+    if (BERTH_UNLIKELY(meta == NULL || meta_sends(meta) == 0))
         return berth_pool_illegal(pool);
-    meta->in_flight--;
-    if (meta->in_flight == 0 && meta->state == STATE_IN_FLIGHT)
-        meta->state = STATE_LEASED;
+    meta->stage -= STAGE_SEND;
     return 0;
 }
 
@@ -233,7 +229,7 @@ berth_pool_post(struct berth_pool *pool, enum berth_class size_class, enum berth
         return -ENOBUFS;
     unsigned char *start = pool_slab_data(pool_slab_of(pool, *buffer), *buffer);
     pool_pattern_check(pool, *buffer, start); /* and it stays poisoned: it is the kernel's now */
-    meta->state = STATE_POSTED;
+    meta->stage = STATE_POSTED;
     meta->length = 0;
     pool_trace(pool, *buffer, __builtin_return_address(0));
     *data = start;
@@ -247,7 +243,7 @@ in_state(const struct berth_pool *pool, uint32_t buffer, enum buffer_state state
     if (BERTH_UNLIKELY(buffer >= pool->ids))
         return NULL;
     struct buffer_meta *meta = &pool->metas[buffer];
-    return BERTH_LIKELY(meta->state == state) ? meta : NULL;
+    return BERTH_LIKELY(meta_state(meta) == state) ? meta : NULL;
 }
 
 int
@@ -294,7 +290,7 @@ berth_pool_lend(struct berth_pool *pool, uint32_t buffer, uint32_t length, struc
     unsigned char *data = pool_slab_data(slab, buffer);
     berth_poison(data, (size_t)1 << slab->shift); /* an exposed one: exactly `length` from here */
     berth_delivered(data, length);
-    meta->state = STATE_BORROWED;
+    meta->stage = STATE_BORROWED;
     meta->length = length;
     *span = (struct berth_span){.data = data, .length = length, .buffer = buffer};
     return 0;
@@ -309,7 +305,7 @@ berth_pool_settle(struct berth_pool *pool, uint32_t buffer)
     if (BERTH_UNLIKELY(meta == NULL))
         return berth_pool_illegal(pool);
     if (meta->references > 0) {
-        meta->state = meta->in_flight > 0 ? STATE_IN_FLIGHT : STATE_LEASED;
+        meta->stage += STATE_LEASED - STATE_BORROWED; /* it may have sends already */
         return 0;
     }
     const struct slab *slab = pool_slab_of(pool, buffer);
@@ -318,7 +314,7 @@ berth_pool_settle(struct berth_pool *pool, uint32_t buffer)
         pool_wipe(data, meta->length);
     berth_poison(data, (size_t)1 << slab->shift);
     pool_generation_advance(meta); /* what was retained and released meanwhile is over */
-    meta->state = STATE_POSTED;
+    meta->stage = STATE_POSTED;
     meta->length = 0;
     return 1;
 }

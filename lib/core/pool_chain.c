@@ -52,10 +52,10 @@ berth_wrap(struct berth_pool *pool, void *data, size_t length, berth_free_fn fre
     }
     const uint32_t buffer = link - 1;
     struct buffer_meta *meta = &pool->metas[buffer];
-    BERTH_ASSERT(meta->state == STATE_FREE && meta->references == 0);
+    BERTH_ASSERT(meta->stage == STATE_FREE && meta->references == 0);
     *pool_wrapped_of(pool, buffer) = (struct wrapped){
         .data = data, .free_fn = free_fn, .context = context, .length = (uint32_t)length};
-    meta->state = STATE_LEASED;
+    meta->stage = STATE_LEASED;
     meta->references = 1;
     meta->length = (uint32_t)length;
     pool_slab_of(pool, buffer)->outstanding++;
@@ -72,9 +72,9 @@ berth_pool_unwrap(struct berth_pool *pool, uint32_t buffer)
 {
     struct buffer_meta *meta = &pool->metas[buffer];
     const struct wrapped old = *pool_wrapped_of(pool, buffer);
-    BERTH_ASSERT(meta->references == 0 && meta->in_flight == 0 && old.data != NULL);
+    BERTH_ASSERT(meta->references == 0 && meta_sends(meta) == 0 && old.data != NULL);
     *pool_wrapped_of(pool, buffer) = (struct wrapped){.data = NULL};
-    meta->state = STATE_FREE;
+    meta->stage = STATE_FREE;
     meta->next = pool->wrap_free;
     pool->wrap_free = buffer + 1;
     pool_slab_of(pool, buffer)->outstanding--;

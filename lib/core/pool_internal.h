@@ -48,7 +48,7 @@
 #define POOL_NODES_MAX (UINT32_C(1) << 18)
 #define POOL_NODES_PER_COMMIT 4096
 
-/** References to one buffer: what its in_flight count, of 24 bits, can follow. */
+/** References to one buffer: what its count of sends, of 24 bits, can follow. */
 #define POOL_REFERENCES_MAX ((UINT32_C(1) << 24) - 1)
 
 /**
@@ -66,20 +66,26 @@
 #define POOL_FREE_PATTERN 0xdb
 #define POOL_FREE_PATTERN_BYTES 4096u
 
+/** A leased buffer with sends is what the public header calls IN_FLIGHT. */
 enum buffer_state {
     STATE_FREE = 0, /* all-zero is free: nothing needs writing before its first use */
     STATE_POSTED,
     STATE_BORROWED,
-    STATE_LEASED,
-    STATE_IN_FLIGHT
+    STATE_LEASED
 };
+
+/**
+ * State and sends share a word, which is always written whole: a byte stored and then loaded as part
+ * of a word would stall the processor for a dozen cycles.
+ */
+#define STAGE_STATE 0xffu /* the bits of the state */
+#define STAGE_SEND 0x100u /* one send that the kernel has not finished with */
 
 /** What is known about one buffer. Four to a cache line; written by the owner thread alone. */
 struct buffer_meta {
-    uint32_t references;     /* leases; never below in_flight */
-    uint32_t state : 8;      /* enum buffer_state */
-    uint32_t in_flight : 24; /* sends that the kernel has not finished with */
-    uint32_t generation;     /* moves on whenever the last right to the bytes ends; 0: never used */
+    uint32_t references; /* leases; never fewer than sends */
+    uint32_t stage;      /* enum buffer_state, and STAGE_SEND times the sends in flight */
+    uint32_t generation; /* moves on whenever the last right to the bytes ends; 0: never used */
     union {
         uint32_t next;   /* FREE: the next free buffer's id + 1 */
         uint32_t length; /* otherwise: the bytes that may hold something */
@@ -293,6 +299,19 @@ pool_slab_data(const struct slab *slab, uint32_t buffer)
     return slab->data + ((size_t)(buffer & (POOL_SLAB_IDS - 1)) << slab->shift);
 }
 
+static inline enum buffer_state
+meta_state(const struct buffer_meta *meta)
+{
+    return (enum buffer_state)(meta->stage & STAGE_STATE);
+}
+
+/** Sends in flight. */
+static inline uint32_t
+meta_sends(const struct buffer_meta *meta)
+{
+    return meta->stage / STAGE_SEND;
+}
+
 /** The record of a lease that is held, or NULL. A fabricated or foreign lease is not held. */
 static inline struct buffer_meta *
 pool_held(const struct berth_pool *pool, struct berth_lease lease)
@@ -386,7 +405,7 @@ pool_take(struct berth_pool *pool, unsigned size_class, unsigned purpose, uint32
         id = berth_pool_carve(pool, size_class);
         meta = &pool->metas[id];
     }
-    BERTH_ASSERT(meta->state == STATE_FREE && meta->references == 0);
+    BERTH_ASSERT(meta->stage == STATE_FREE && meta->references == 0);
     class->free_count--;
     pool_slab_of(pool, id)->outstanding++;
     pool->stats.gets++;
@@ -401,9 +420,9 @@ static inline void
 pool_give(struct berth_pool *pool, uint32_t buffer, struct buffer_meta *meta)
 {
     struct slab *slab = pool_slab_of(pool, buffer);
-    BERTH_ASSERT(meta->references == 0 && meta->in_flight == 0 && slab->outstanding > 0);
+    BERTH_ASSERT(meta->references == 0 && meta_sends(meta) == 0 && slab->outstanding > 0);
     struct pool_class *class = &pool->classes[slab->size_class];
-    meta->state = STATE_FREE;
+    meta->stage = STATE_FREE;
     meta->next = class->free_head;
     class->free_head = buffer + 1;
     class->free_count++;

@@ -33,13 +33,13 @@ holding_describe(const struct berth_pool *pool, uint32_t buffer, struct berth_ho
     static const char *const names[] = {[STATE_FREE] = "free",
                                         [STATE_POSTED] = "posted",
                                         [STATE_BORROWED] = "borrowed",
-                                        [STATE_LEASED] = "leased",
-                                        [STATE_IN_FLIGHT] = "in flight"};
+                                        [STATE_LEASED] = "leased"};
     const struct buffer_meta *meta = &pool->metas[buffer];
     const struct slab *slab = pool_slab_of(pool, buffer);
+    const int sending = meta_state(meta) == STATE_LEASED && meta_sends(meta) > 0;
     *holding = (struct berth_holding){.buffer = buffer,
                                       .size_class = (enum berth_class)slab->size_class,
-                                      .state = names[meta->state],
+                                      .state = sending ? "in flight" : names[meta_state(meta)],
                                       .references = meta->references};
 #ifdef BERTH_CHECKS
     holding->site = pool->traces[buffer].site;
@@ -58,7 +58,7 @@ berth_pool_report(const struct berth_pool *pool,
     for (uint32_t number = 0; number < numbers; number++) {
         for (uint32_t i = 0; i < pool->slabs[number].carved; i++) {
             const uint32_t buffer = (number << POOL_SLAB_ID_BITS) + i;
-            if (pool->metas[buffer].state == STATE_FREE)
+            if (meta_state(&pool->metas[buffer]) == STATE_FREE)
                 continue;
             found++;
             if (fn == NULL)
@@ -77,20 +77,17 @@ berth_pool_report(const struct berth_pool *pool,
 static const char *
 meta_fault(const struct buffer_meta *meta)
 {
-    if (meta->state > STATE_IN_FLIGHT)
+    const enum buffer_state state = meta_state(meta);
+    if (state > STATE_LEASED)
         return "a buffer is in no state";
     if (meta->generation == 0)
         return "a buffer that was used has no generation";
-    if (meta->references < meta->in_flight)
+    if (meta->references < meta_sends(meta))
         return "more sends in flight than references";
-    if (meta->state <= STATE_POSTED && meta->references != 0)
+    if (state <= STATE_POSTED && meta->references != 0)
         return "a free or posted buffer has references";
-    if (meta->state >= STATE_LEASED && meta->references == 0)
+    if (state == STATE_LEASED && meta->references == 0)
         return "a leased buffer has no references";
-    if (meta->state == STATE_LEASED && meta->in_flight != 0)
-        return "a buffer that is leased only has sends in flight";
-    if (meta->state == STATE_IN_FLIGHT && meta->in_flight == 0)
-        return "a buffer in flight has no send";
     return NULL;
 }
 
@@ -107,7 +104,7 @@ slab_fault(const struct berth_pool *pool, uint32_t number)
         const char *fault = meta_fault(meta);
         if (fault != NULL)
             return fault;
-        outstanding += meta->state != STATE_FREE;
+        outstanding += meta_state(meta) != STATE_FREE;
     }
     return outstanding == slab->outstanding ? NULL : "a slab's count of used buffers is wrong";
 }
@@ -122,7 +119,7 @@ free_list_fault(const struct berth_pool *pool, uint32_t link, unsigned size_clas
         if (link > pool->ids || length == expected)
             return "a free list leads astray, or is too long";
         const struct slab *slab = pool_slab_of(pool, link - 1);
-        if (pool->metas[link - 1].state != STATE_FREE || slab->size_class != size_class ||
+        if (pool->metas[link - 1].stage != STATE_FREE || slab->size_class != size_class ||
             ((link - 1) & (POOL_SLAB_IDS - 1)) >= slab->carved)
             return "a free list holds what is not free, or not of its class";
         length++;
