@@ -134,12 +134,7 @@ receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
     enum berth_class size_class = BERTH_CLASS_4K;
     size_t size = RECEIVE_BYTES;
     for (size_t total = 0;;) {
-        const size_t got = receive_now(loop, slot, size_class);
-        total += got;
-        /* A read that did not fill its buffer has emptied the socket: no need to ask again, unless
-         * the end of the stream is known to stand behind it. */
-        if (got == 0 || (got < size && !to_the_end))
-            break;
+        /* Not even once, if another connection's callback has just closed or paused this one. */
         if (!still_receiving(loop, slot)) {
             ready_receive_stop(loop, slot); /* conn_progress starts it again when it may */
             slot->state |= CONN_TODO;
@@ -150,8 +145,16 @@ receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
             (void)update_interest(loop, slot);
             break;
         }
-        size_class = bulk_class(loop, share - total);
-        size = berth_class_bytes(size_class);
+        if (total > 0) {
+            size_class = bulk_class(loop, share - total);
+            size = berth_class_bytes(size_class);
+        }
+        const size_t got = receive_now(loop, slot, size_class);
+        total += got;
+        /* A read that did not fill its buffer has emptied the socket: no need to ask again, unless
+         * the end of the stream is known to stand behind it. */
+        if (got == 0 || (got < size && !to_the_end))
+            break;
     }
     if (slot->state & CONN_STARVED)
         ready_receive_stop(loop, slot); /* it stands in the queue now: no need to be told again */
