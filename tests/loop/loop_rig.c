@@ -1,0 +1,174 @@
+/*
+ * See loop_rig.h.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "loop/loop_rig.h"
+
+#include <fcntl.h>
+
+const char *const rig_engines[RIG_ENGINES] = {"uring", "epoll", "poll"};
+
+/** A case runs for each engine, and on a loaded machine under Valgrind. */
+#define CASE_TIMEOUT_S 300
+
+int
+rig_has(const char *engine)
+{
+    struct berth_loop_options options;
+    struct berth_loop *loop = NULL;
+    berth_loop_options_init(&options);
+    options.engine = engine;
+    const int error = berth_loop_create(&loop, &options);
+    if (error != 0) {
+        ck_assert_msg(strcmp(engine, "uring") == 0, "%s: %s", engine, strerror(-error));
+        printf("skipped: no engine \"%s\" here: %s\n", engine, strerror(-error));
+        return 0;
+    }
+    ck_assert_int_eq(berth_loop_destroy(loop), 0);
+    return 1;
+}
+
+void
+rig_options(struct berth_loop_options *options, const char *engine,
+            const struct berth_pool_options *pool)
+{
+    berth_loop_options_init(options);
+    options->engine = engine;
+    options->pool = pool;
+}
+
+void
+rig_begin(struct rig *rig, const struct berth_loop_options *options,
+          const struct berth_handlers *handlers, void *ctx)
+{
+    rig->descriptors = test_descriptors_open();
+    rig->loop = NULL;
+    ck_assert_int_eq(berth_loop_create(&rig->loop, options), 0);
+    ck_assert_str_eq(berth_loop_engine(rig->loop), options->engine);
+    ck_assert_int_eq(berth_listen(rig->loop, "tcp://127.0.0.1:0", handlers, ctx, &rig->listener),
+                     0);
+}
+
+void
+rig_verify(const struct rig *rig)
+{
+    const char *why = NULL;
+    ck_assert_msg(berth_table_verify(berth_loop_table(rig->loop), &why) == 0, "table: %s", why);
+    ck_assert_msg(berth_pool_verify(berth_loop_pool(rig->loop), &why) == 0, "pool: %s", why);
+}
+
+/* The pool goes with the loop: that it came back whole shows in the mappings, where a test cares,
+ * and in the connections, which hold no buffer when they are gone. */
+void
+rig_end(struct rig *rig)
+{
+    rig_verify(rig);
+    ck_assert_int_eq(berth_loop_destroy(rig->loop), 0);
+    ck_assert_uint_eq(test_descriptors_open(), rig->descriptors);
+}
+
+int
+rig_connect_to(const struct berth_listener *listener)
+{
+    struct sockaddr_storage address;
+    socklen_t size = sizeof(address);
+    memset(&address, 0, sizeof(address));
+    if (getsockname(berth_listener_fd(listener), (struct sockaddr *)&address, &size) != 0)
+        return -errno;
+    const int fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    /* The kernel completes this by itself, before anybody accepts. */
+    if (connect(fd, (struct sockaddr *)&address, size) != 0 ||
+        fcntl(fd, F_SETFL, O_NONBLOCK) != 0) {
+        const int error = -errno;
+        (void)close(fd);
+        return error;
+    }
+    return fd;
+}
+
+int
+rig_connect(const struct rig *rig)
+{
+    return rig_connect_to(rig->listener);
+}
+
+int
+rig_client(const struct rig *rig)
+{
+    const int client = rig_connect(rig);
+    ck_assert_msg(client >= 0, "connect: %s", strerror(-client));
+    return client;
+}
+
+int
+rig_turn(const struct rig *rig, int timeout_ms)
+{
+    const int handled = berth_loop_turn(rig->loop, timeout_ms);
+    ck_assert_msg(handled >= 0, "turn: %s", strerror(-handled));
+    return handled;
+}
+
+intptr_t
+rig_read(int client, void *data, size_t size)
+{
+    const ssize_t got = recv(client, data, size, MSG_DONTWAIT);
+    return got < 0 ? -errno : got;
+}
+
+void
+rig_write(int client, const void *data, size_t size)
+{
+    const ssize_t sent = send(client, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ck_assert_msg(sent == (ssize_t)size, "send: %zd, %s", sent, strerror(errno));
+}
+
+void
+rig_reset(int client)
+{
+    const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+    ck_assert_int_eq(setsockopt(client, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)), 0);
+    ck_assert_int_eq(close(client), 0);
+}
+
+void
+rig_echo(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
+{
+    (void)bytes;
+    for (unsigned i = 0; i < n; i++)
+        if (berth_send_span(conn, &spans[i]) != 0)
+            (void)berth_conn_abort(conn);
+}
+
+void
+rig_try_echo(const struct rig *rig)
+{
+    const int client = rig_client(rig);
+    char text[16] = "";
+    rig_write(client, "is it you?", 10);
+    RIG_UNTIL(rig, rig_read(client, text, sizeof(text)) == 10, 100);
+    ck_assert_mem_eq(text, "is it you?", 10);
+    ck_assert_int_eq(close(client), 0);
+    RIG_UNTIL(rig, berth_loop_conns(rig->loop) == 0, 100);
+}
+
+struct berth_loop_stats
+rig_stats(const struct rig *rig)
+{
+    struct berth_loop_stats stats;
+    memset(&stats, 0xff, sizeof(stats));
+    berth_loop_stats_get(rig->loop, &stats);
+    return stats;
+}
+
+void
+rig_add(Suite *suite, const char *name, const TTest *test)
+{
+    TCase *tcase = tcase_create(name);
+    tcase_set_timeout(tcase, CASE_TIMEOUT_S);
+    tcase_add_checked_fixture(tcase, test_descriptors_note, test_descriptors_compare);
+    tcase_add_loop_test(tcase, test, 0, RIG_ENGINES);
+    suite_add_tcase(suite, tcase);
+}
