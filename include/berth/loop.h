@@ -280,7 +280,8 @@ BERTH_API int berth_conn_shutdown(struct berth_conn *conn);
 
 /**
  * Closes: no more data callbacks; what is queued is sent (for close_timeout_ms at most); then
- * `close` is called and the descriptor closed. Returns 0, or -EALREADY.
+ * `close` is called and the descriptor closed. Bytes of the peer that nobody has read make the
+ * kernel end the connection with a reset. Returns 0, or -EALREADY.
  */
 BERTH_API int berth_conn_close(struct berth_conn *conn);
 

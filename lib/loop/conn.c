@@ -23,6 +23,10 @@
 #define CANCEL_AGAIN_MS_2 500
 #define ZOMBIE_AFTER_MS 5000
 
+/** Steps that one connection may take at a time: some end only when the kernel has done its part.
+ */
+#define PROGRESS_STEPS_MAX 16
+
 /** How often a list of closing connections is looked through. */
 #define CLOSING_TICK_MS 50
 
@@ -123,22 +127,6 @@ closing_list_enter(struct berth_loop *loop, struct berth_slot *slot)
 
 /* ---- birth ---------------------------------------------------------------------------------- */
 
-static const struct berth_handlers *
-handlers_of(const struct berth_loop *loop, const struct berth_slot *slot)
-{
-    if (slot->class_id == CLASS_OWN)
-        return slot_cold(loop, slot)->handlers;
-    return loop->classes[slot->class_id].handlers;
-}
-
-static void *
-context_of(const struct berth_loop *loop, const struct berth_slot *slot)
-{
-    if (slot->class_id == CLASS_OWN)
-        return slot_cold(loop, slot)->ctx;
-    return loop->classes[slot->class_id].ctx;
-}
-
 void
 class_put(struct berth_loop *loop, uint8_t class_id)
 {
@@ -185,10 +173,10 @@ conn_discard(struct berth_loop *loop, struct berth_slot *slot, int close_fd)
 void
 conn_open(struct berth_loop *loop, struct berth_slot *slot)
 {
-    const struct berth_handlers *handlers = handlers_of(loop, slot);
+    const struct berth_handlers *handlers = conn_handlers(loop, slot);
     loop->current = slot;
     slot->state |= CONN_TODO;
-    if (handlers->open != NULL && handlers->open(as_conn(slot), context_of(loop, slot)) != 0) {
+    if (handlers->open != NULL && handlers->open(as_conn(slot), conn_context(loop, slot)) != 0) {
         loop->stats.refused_open++;
         slot->state |= CONN_FAILED;
         return;
@@ -231,7 +219,7 @@ conn_deliver(struct berth_loop *loop, struct berth_slot *slot, const struct bert
         cold->credit -= bytes < cold->credit ? bytes : cold->credit;
         slot->state |= CONN_TODO;
     }
-    const struct berth_handlers *handlers = handlers_of(loop, slot);
+    const struct berth_handlers *handlers = conn_handlers(loop, slot);
     loop->current = slot;
     if (BERTH_LIKELY(handlers->data != NULL))
         handlers->data(as_conn(slot), spans, n, bytes);
@@ -246,7 +234,7 @@ conn_eof(struct berth_loop *loop, struct berth_slot *slot)
     loop->current = slot;
     if (!(slot->state & CONN_OPENED) || slot->state & CONN_CLOSE_WANTED)
         return;
-    const struct berth_handlers *handlers = handlers_of(loop, slot);
+    const struct berth_handlers *handlers = conn_handlers(loop, slot);
     if (handlers->eof != NULL)
         handlers->eof(as_conn(slot));
     else
@@ -272,7 +260,7 @@ call_close(struct berth_loop *loop, struct berth_slot *slot)
 {
     const int owed = (slot->state & (CONN_OPENED | CONN_CONNECTING)) != 0;
     slot->state &= ~(uint32_t)(CONN_OPENED | CONN_CONNECTING);
-    const struct berth_handlers *handlers = handlers_of(loop, slot);
+    const struct berth_handlers *handlers = conn_handlers(loop, slot);
     if (!owed || handlers->close == NULL)
         return;
     const int reason = slot->state & CONN_FAILED ? slot_cold(loop, slot)->reason : 0;
@@ -387,7 +375,7 @@ check_drained(struct berth_loop *loop, struct berth_slot *slot)
     if (!(slot->state & CONN_HIGH) || queue_bytes(loop, slot) > loop->options.send_low_bytes)
         return;
     slot->state = (slot->state & ~(uint32_t)CONN_HIGH) | CONN_TODO;
-    const struct berth_handlers *handlers = handlers_of(loop, slot);
+    const struct berth_handlers *handlers = conn_handlers(loop, slot);
     /* Whether the peer still sends does not matter: it still reads, and waits for the rest. */
     if (handlers->drained != NULL && (slot->state & (CONN_OPENED | CONN_NO_SEND)) == CONN_OPENED)
         handlers->drained(as_conn(slot));
@@ -404,20 +392,10 @@ check_shutdown(struct berth_loop *loop, struct berth_slot *slot)
     slot->state |= CONN_SHUT_DONE;
 }
 
-static int
-may_receive(const struct berth_loop *loop, const struct berth_slot *slot)
-{
-    if (!conn_wants_data(slot))
-        return 0;
-    if (slot->state & CONN_HIGH && !loop->options.keep_receiving)
-        return 0;
-    return !(slot->state & CONN_CREDIT) || slot_cold(loop, slot)->credit > 0;
-}
-
 static void
 check_receive(struct berth_loop *loop, struct berth_slot *slot)
 {
-    const int wanted = may_receive(loop, slot);
+    const int wanted = conn_may_receive(loop, slot);
     if (!wanted) {
         unstarve(loop, slot);
         if (slot->state & CONN_RECEIVING)
@@ -464,8 +442,10 @@ void
 conn_progress(struct berth_loop *loop, struct berth_slot *slot)
 {
     const uint64_t sent_before = loop->stats.sent_bytes;
+    unsigned steps = 0;
     loop->current = slot;
-    while (slot->state & CONN_TODO && !(slot->flags & BERTH_SLOT_CLOSING)) {
+    while (slot->state & CONN_TODO && !(slot->flags & BERTH_SLOT_CLOSING) &&
+           steps++ < PROGRESS_STEPS_MAX) {
         slot->state &= ~(uint32_t)CONN_TODO;
         progress_step(loop, slot);
         if (loop->flush_due) {
@@ -502,133 +482,4 @@ conn_run_todo(struct berth_loop *loop)
         conn_progress(loop, slot);
     }
     return count;
-}
-
-/* ---- what the user calls -------------------------------------------------------------------- */
-
-/** The live slot behind a connection pointer, or NULL: a slot can be read even when it is empty. */
-static struct berth_slot *
-checked(const struct berth_conn *conn)
-{
-    struct berth_slot *slot = as_slot(conn);
-    if (slot == NULL || !(slot->flags & BERTH_SLOT_LIVE) ||
-        slot->state & (CONN_LISTENER | CONN_WAKE))
-        return NULL;
-    return slot;
-}
-
-int
-berth_conn_shutdown(struct berth_conn *conn)
-{
-    struct berth_slot *slot = checked(conn);
-    if (slot == NULL)
-        return -EINVAL;
-    if (slot->state & CONN_NO_SEND || slot->flags & BERTH_SLOT_CLOSING)
-        return -EPIPE;
-    slot->state |= CONN_SHUT_WANTED;
-    conn_todo(slot_loop(slot), slot);
-    return 0;
-}
-
-int
-berth_conn_close(struct berth_conn *conn)
-{
-    struct berth_slot *slot = checked(conn);
-    if (slot == NULL)
-        return -EINVAL;
-    if (slot->state & (CONN_CLOSE_WANTED | CONN_FAILED) || slot->flags & BERTH_SLOT_CLOSING)
-        return -EALREADY;
-    if (slot->state & CONN_CONNECTING)
-        return berth_conn_abort(conn);
-    slot->state |= CONN_CLOSE_WANTED;
-    conn_todo(slot_loop(slot), slot);
-    return 0;
-}
-
-int
-berth_conn_abort(struct berth_conn *conn)
-{
-    struct berth_slot *slot = checked(conn);
-    if (slot == NULL)
-        return -EINVAL;
-    if (slot->state & CONN_FAILED || slot->flags & BERTH_SLOT_CLOSING)
-        return -EALREADY;
-    slot->state |= CONN_RESET;
-    conn_failed(slot_loop(slot), slot, -ECANCELED);
-    return 0;
-}
-
-int
-berth_conn_credit(struct berth_conn *conn, size_t bytes)
-{
-    struct berth_slot *slot = checked(conn);
-    if (slot == NULL)
-        return -EINVAL;
-    if (slot->state & (CONN_CLOSE_WANTED | CONN_FAILED) || slot->flags & BERTH_SLOT_CLOSING)
-        return -EPIPE;
-    struct berth_loop *loop = slot_loop(slot);
-    if (bytes == BERTH_CREDIT_UNLIMITED) {
-        slot->state &= ~(uint32_t)CONN_CREDIT;
-    } else {
-        slot->state |= CONN_CREDIT;
-        slot_cold(loop, slot)->credit = bytes;
-    }
-    conn_todo(loop, slot);
-    return 0;
-}
-
-void *
-berth_conn_cold(struct berth_conn *conn)
-{
-    struct berth_slot *slot = checked(conn);
-    if (slot == NULL)
-        return NULL;
-    struct berth_loop *loop = slot_loop(slot);
-    return loop->options.cold_bytes == 0 ? NULL : (void *)(slot_cold(loop, slot) + 1);
-}
-
-struct berth_conn *
-berth_conn_find(struct berth_loop *loop, berth_token token)
-{
-    if (loop == NULL)
-        return NULL;
-    struct berth_slot *slot = berth_table_find(loop->table, token);
-    if (slot == NULL || slot->flags & BERTH_SLOT_CLOSING ||
-        slot->state & (CONN_LISTENER | CONN_WAKE | CONN_FAILED))
-        return NULL;
-    return as_conn(slot);
-}
-
-struct berth_loop *
-berth_conn_loop(const struct berth_conn *conn)
-{
-    const struct berth_slot *slot = checked(conn);
-    return slot == NULL ? NULL : slot_loop(slot);
-}
-
-void *
-berth_conn_context(const struct berth_conn *conn)
-{
-    const struct berth_slot *slot = checked(conn);
-    return slot == NULL ? NULL : context_of(slot_loop(slot), slot);
-}
-
-size_t
-berth_conn_queued(const struct berth_conn *conn)
-{
-    const struct berth_slot *slot = checked(conn);
-    return slot == NULL ? 0 : queue_bytes(slot_loop(slot), slot);
-}
-
-int
-berth_conn_peer(const struct berth_conn *conn, char *text, size_t size)
-{
-    const struct berth_slot *slot = checked(conn);
-    if (slot == NULL || text == NULL)
-        return -EINVAL;
-    struct address address;
-    memset(&address, 0, sizeof(address));
-    address.length = sizeof(address.to);
-    const intptr_t error = sys_getpeername(berth_slot_fd(slot), &address.to.base, &address.length);
-    return error < 0 ? (int)error : address_format(&address, text, size);
 }

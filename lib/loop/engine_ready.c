@@ -103,15 +103,6 @@ ready_receive_stop(struct berth_loop *loop, struct berth_slot *slot)
 
 /* ---- receiving ------------------------------------------------------------------------------ */
 
-/** Whether the loop still wants what this connection has to say, after a callback. */
-static int
-still_receiving(const struct berth_loop *loop, const struct berth_slot *slot)
-{
-    return slot->state & CONN_RECEIVING && conn_wants_data(slot) &&
-           !(slot->state & CONN_HIGH && !loop->options.keep_receiving) &&
-           (!(slot->state & CONN_CREDIT) || slot_cold(loop, slot)->credit > 0);
-}
-
 /** There is a lot: fewer, bigger reads, as far as the connection's share of the turn goes. */
 static enum berth_class
 bulk_class(const struct berth_loop *loop, size_t share_left)
@@ -135,7 +126,7 @@ receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
     size_t size = RECEIVE_BYTES;
     for (size_t total = 0;;) {
         /* Not even once, if another connection's callback has just closed or paused this one. */
-        if (!still_receiving(loop, slot)) {
+        if (!(slot->state & CONN_RECEIVING) || !conn_may_receive(loop, slot)) {
             ready_receive_stop(loop, slot); /* conn_progress starts it again when it may */
             slot->state |= CONN_TODO;
             break;
@@ -334,7 +325,7 @@ ready_turn(struct berth_loop *loop, int timeout_ms)
     const int count = poller->interface->wait(poller, timeout_ms, state->ready, state->events_max);
     for (int i = 0; i < count; i++) {
         dispatch(loop, &state->ready[i]);
-        if (loop->batch.flush_count == BATCH_MAX - 1)
+        if (loop->batch.flush_count >= BATCH_MAX - 1)
             send_batch(loop);
     }
     send_batch(loop);

@@ -13,98 +13,46 @@
 #define BERTH_SYS_FILE
 #define BERTH_SYS_SOCKET
 #define BERTH_SYS_URING
-#include "loop/loop_internal.h"
+#include "loop/engine_uring.h"
 
 #include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "os/memory.h"
 #include "os/sys.h"
-
-/**
- * Submissions prepared before they must be handed over: 32 KiB of them, which stay in the first
- * level of the cache, and one system call for so many is as good as none.
- */
-#define SUBMISSIONS_MAX 512
-
-/** Completions that fit: four for each submission (multishot), and one for each posted buffer. */
-#define COMPLETIONS_MIN (4 * SUBMISSIONS_MAX)
-
-/** So many completions in one turn make a loop busy: see wait_for_completions. */
-#define BUSY_COMPLETIONS 8
-
-#define BUFFER_GROUP 0
-#define BUFFER_CLASS BERTH_CLASS_4K
-
-/** Buffers posted to begin with: 1 MiB, which a quiet server never exceeds. */
-#define POSTED_FIRST 256
 
 /** How far ahead of a completion its slot is fetched. */
 #define PREFETCH_DISTANCE 6
 
-/** Leases sent by one operation. */
-#define SEND_IOVECS_MAX 32
-
-/** A gathered send's description must last until it has been submitted: this many at a time. */
-#define GATHERS_MAX 64
+/** So many completions in one turn make a loop busy: see wait_for_completions. */
+#define BUSY_COMPLETIONS 8
 
 /** Aliases, in this engine, of bits that only readiness engines use. */
 #define CONN_STOPPING CONN_WATCHED /**< the posted receive (or accept) has been cancelled */
 
-struct posted_buffer {
-    void *data;
-    uint32_t buffer;
-    uint32_t unused;
-};
-
-struct gather {
-    struct msghdr message;
-    struct iovec iov[SEND_IOVECS_MAX];
-};
-
-struct uring_engine {
-    struct io_uring ring;
-    struct io_uring_buf_ring *buffers;
-    struct posted_buffer *by_id; /**< what each buffer id stands for now */
-    uint16_t *idle_ids;          /**< ids with no buffer behind them: the pool had none */
-    uint32_t idle_count;
-    uint32_t buffer_count;      /**< ids in all: a power of two */
-    uint32_t given;             /**< buffers put into the ring since it was last advanced */
-    uint32_t posted_max;        /**< buffers to post now: doubled whenever they did not suffice */
-    uint32_t posted;            /**< ids with a buffer behind them */
-    uint32_t receive_bytes_max; /**< per go of a multishot receive; 0: the kernel cannot */
-    uint32_t setup_flags;
-    uint32_t gathers_used;
-    uint32_t reaped; /**< completions of the last turn */
-    int ring_fd_registered;
-    struct gather gathers[GATHERS_MAX];
-};
-
-static struct uring_engine *
-state_of(const struct berth_loop *loop)
-{
-    return (struct uring_engine *)loop->engine_state;
-}
-
 /* ---- submitting ----------------------------------------------------------------------------- */
+
+/** What has been submitted is described in the kernel's own words: the scratch space is free. */
+static void
+free_gathers(struct uring_engine *state)
+{
+    if (io_uring_sq_ready(&state->ring) == 0)
+        state->gathers_used = 0;
+}
 
 static void
 submit(struct berth_loop *loop)
 {
-    struct uring_engine *state = state_of(loop);
-    const intptr_t submitted = sys_uring_submit(&state->ring);
+    struct uring_engine *state = uring_state(loop);
+    (void)sys_uring_submit(&state->ring);
     loop->stats.syscalls++;
-    if (submitted >= 0)
-        state->gathers_used = 0;
+    free_gathers(state);
 }
 
 /** A submission to fill in, or NULL when the kernel takes none just now. */
 static struct io_uring_sqe *
 get_submission(struct berth_loop *loop)
 {
-    struct uring_engine *state = state_of(loop);
+    struct uring_engine *state = uring_state(loop);
     struct io_uring_sqe *submission = io_uring_get_sqe(&state->ring);
     if (BERTH_LIKELY(submission != NULL))
         return submission;
@@ -131,70 +79,12 @@ set_token(struct io_uring_sqe *submission, const struct berth_slot *slot, enum l
     submission->user_data = berth_slot_token(slot, (uint8_t)op);
 }
 
-/* ---- the ring of buffers -------------------------------------------------------------------- */
-
-static void
-give_buffer(struct uring_engine *state, uint16_t id)
-{
-    io_uring_buf_ring_add(state->buffers, state->by_id[id].data, berth_class_bytes(BUFFER_CLASS),
-                          id, (int)state->buffer_count - 1, (int)state->given++);
-}
-
-/** Puts a new pool buffer behind an id that has none. 0 when the pool has none either. */
-static int
-post_buffer(struct berth_loop *loop, uint16_t id)
-{
-    struct uring_engine *state = state_of(loop);
-    struct posted_buffer *posted = &state->by_id[id];
-    if (BERTH_UNLIKELY(berth_pool_post(loop->pool, BUFFER_CLASS, BERTH_FOR_NEW, &posted->buffer,
-                                       &posted->data) != 0)) {
-        posted->data = NULL;
-        state->idle_ids[state->idle_count++] = id;
-        state->posted--;
-        return 0;
-    }
-    give_buffer(state, id);
-    return 1;
-}
-
-/**
- * Posts buffers behind idle ids, as many as the load has shown to be needed. Those who starve come
- * first: what they leave goes into the ring.
- */
-static void
-refill(struct berth_loop *loop)
-{
-    struct uring_engine *state = state_of(loop);
-    while (state->posted < state->posted_max && state->idle_count > 0 && loop->starved.count == 0) {
-        state->posted++;
-        if (!post_buffer(loop, state->idle_ids[--state->idle_count]))
-            return;
-    }
-}
-
-/** A receive found the ring empty: next time there will be twice as many buffers in it. */
-static void
-grow_ring(struct uring_engine *state)
-{
-    if (state->posted == state->posted_max && state->posted_max < state->buffer_count)
-        state->posted_max *= 2;
-}
-
-static void
-publish_buffers(struct uring_engine *state)
-{
-    if (state->given == 0)
-        return;
-    io_uring_buf_ring_advance(state->buffers, (int)state->given);
-    state->given = 0;
-}
-
 /* ---- receiving ------------------------------------------------------------------------------ */
 
 static int
 uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
 {
-    struct uring_engine *state = state_of(loop);
+    struct uring_engine *state = uring_state(loop);
     struct io_uring_sqe *submission = begin_operation(loop, slot);
     if (submission == NULL) {
         conn_todo(loop, slot);
@@ -230,7 +120,7 @@ stop_posted(struct berth_loop *loop, struct berth_slot *slot, enum loop_op op)
         return;
     }
     io_uring_prep_cancel64(submission, berth_slot_token(slot, (uint8_t)op), 0);
-    submission->user_data = berth_token_with_op(loop->wake_token, OP_CANCEL);
+    set_token(submission, slot, OP_CANCEL);
     slot->state |= CONN_STOPPING;
 }
 
@@ -253,33 +143,33 @@ operation_ended(struct berth_slot *slot)
 static void
 take_buffer(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint16_t id)
 {
-    struct uring_engine *state = state_of(loop);
+    struct uring_engine *state = uring_state(loop);
     BERTH_ASSERT(id < state->buffer_count && state->by_id[id].data != NULL);
     const uint32_t buffer = state->by_id[id].buffer;
     struct berth_span span;
     if (BERTH_UNLIKELY(result <= 0 || slot == NULL || !conn_wants_data(slot) ||
                        berth_pool_lend(loop->pool, buffer, (uint32_t)result, &span) != 0)) {
-        give_buffer(state, id);
+        uring_give_buffer(state, id);
         return;
     }
     conn_deliver(loop, slot, &span, 1, (size_t)result);
     if (berth_pool_settle(loop->pool, buffer) == 1)
-        give_buffer(state, id);
+        uring_give_buffer(state, id);
     else
-        (void)post_buffer(loop, id);
+        (void)uring_post_buffer(loop, id);
 }
 
 /** A receive has ended without data. */
 static void
 receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
 {
-    struct uring_engine *state = state_of(loop);
+    struct uring_engine *state = uring_state(loop);
     if (slot->flags & BERTH_SLOT_CLOSING)
         return;
     if (result == 0) {
         conn_eof(loop, slot);
     } else if (result == -ENOBUFS) {
-        grow_ring(state);
+        uring_grow_ring(state);
         if (conn_wants_data(slot))
             conn_starve(loop, slot);
     } else if (result == -EINVAL && state->receive_bytes_max != 0) {
@@ -298,7 +188,7 @@ on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uin
         operation_ended(slot);
         slot->state |= CONN_TODO;
         loop->current = slot;
-        loop->stats.rearms++;
+        loop->stats.rearms += result != 0 && conn_wants_data(slot);
     }
     if (BERTH_LIKELY(flags & IORING_CQE_F_BUFFER))
         take_buffer(loop, slot, result, (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT));
@@ -311,7 +201,7 @@ on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uin
 static void
 uring_send(struct berth_loop *loop, struct berth_slot *slot)
 {
-    struct uring_engine *state = state_of(loop);
+    struct uring_engine *state = uring_state(loop);
     const int many = loop->nodes.at[slot->buffer].next != 0;
     if (many && state->gathers_used == GATHERS_MAX)
         submit(loop);
@@ -452,11 +342,23 @@ on_wake(struct berth_loop *loop, struct berth_slot *slot, uint32_t flags)
 
 /* ---- turning -------------------------------------------------------------------------------- */
 
+/** A cancel's own answer matters only if it says that nothing was cancelled: ask again then. */
+static void
+on_cancel(struct berth_slot *slot, int32_t result)
+{
+    if (result >= 0 || result == -ENOENT || !(slot->state & CONN_STOPPING))
+        return;
+    slot->state &= ~(uint32_t)CONN_STOPPING;
+    if (!(slot->state & CONN_LISTENER))
+        slot->state |= CONN_TODO;
+}
+
 /** A completion for a slot that is gone: only what it carries matters. */
 static BERTH_COLD void
 on_stale(struct berth_loop *loop, const struct io_uring_cqe *completion)
 {
-    loop->stats.stale++;
+    if (berth_token_op(completion->user_data) != OP_CANCEL)
+        loop->stats.stale++; /* a cancel may be answered after what it cancelled */
     if (completion->flags & IORING_CQE_F_BUFFER)
         take_buffer(loop, NULL, 0, (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT));
 }
@@ -488,7 +390,11 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
     case OP_WAKE:
         on_wake(loop, slot, flags);
         return;
-    default: /* OP_CANCEL: only the end of the cancelled operation counts */
+    case OP_CANCEL:
+        on_cancel(slot, result);
+        break;
+    default:
+        loop->stats.stale++;
         return;
     }
     conn_after_event(loop, slot);
@@ -498,7 +404,7 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
 static unsigned
 reap(struct berth_loop *loop)
 {
-    struct io_uring *ring = &state_of(loop)->ring;
+    struct io_uring *ring = &uring_state(loop)->ring;
     const unsigned mask = *ring->cq.kring_mask;
     const unsigned head = *ring->cq.khead;
     const unsigned ready = io_uring_cq_ready(ring);
@@ -518,13 +424,13 @@ reap(struct berth_loop *loop)
 static intptr_t
 enter(struct berth_loop *loop, unsigned count, int timeout_ms)
 {
-    struct uring_engine *state = state_of(loop);
+    struct uring_engine *state = uring_state(loop);
     struct __kernel_timespec timeout = {.tv_sec = timeout_ms / 1000,
                                         .tv_nsec = (long long)(timeout_ms % 1000) * 1000000};
     struct io_uring_cqe *first = NULL;
     const intptr_t result = sys_uring_wait(&state->ring, &first, count, &timeout);
     loop->stats.syscalls++;
-    state->gathers_used = 0;
+    free_gathers(state);
     return result;
 }
 
@@ -536,7 +442,7 @@ enter(struct berth_loop *loop, unsigned count, int timeout_ms)
 static intptr_t
 wait_for_completions(struct berth_loop *loop, int timeout_ms)
 {
-    struct uring_engine *state = state_of(loop);
+    struct uring_engine *state = uring_state(loop);
     if (state->reaped >= BUSY_COMPLETIONS) {
         const intptr_t result = enter(loop, loop->options.events_max, 0);
         if (io_uring_cq_ready(&state->ring) > 0 || timeout_ms == 0)
@@ -548,9 +454,9 @@ wait_for_completions(struct berth_loop *loop, int timeout_ms)
 static int
 uring_turn(struct berth_loop *loop, int timeout_ms)
 {
-    struct uring_engine *state = state_of(loop);
-    refill(loop);
-    publish_buffers(state);
+    struct uring_engine *state = uring_state(loop);
+    uring_refill(loop);
+    uring_publish_buffers(state);
     const intptr_t result = wait_for_completions(loop, timeout_ms);
     if (BERTH_UNLIKELY(result < 0 && result != -ETIME && result != -EINTR && result != -EBUSY &&
                        result != -EAGAIN))
@@ -570,7 +476,7 @@ uring_cancel(struct berth_loop *loop, struct berth_slot *slot)
     if (submission == NULL)
         return; /* it will be asked again */
     io_uring_prep_cancel_fd(submission, berth_slot_fd(slot), IORING_ASYNC_CANCEL_ALL);
-    submission->user_data = berth_token_with_op(loop->wake_token, OP_CANCEL);
+    set_token(submission, slot, OP_CANCEL);
 }
 
 static void
@@ -579,143 +485,6 @@ uring_forget(struct berth_loop *loop, struct berth_slot *slot)
     (void)loop;
     BERTH_ASSERT(slot->in_flight == 0);
     (void)slot;
-}
-
-/* ---- life ----------------------------------------------------------------------------------- */
-
-static void
-uring_destroy(struct berth_loop *loop)
-{
-    struct uring_engine *state = state_of(loop);
-    if (state == NULL)
-        return;
-    (void)sys_uring_exit(&state->ring);
-    for (uint32_t id = 0; state->by_id != NULL && id < state->buffer_count; id++)
-        if (state->by_id[id].data != NULL)
-            (void)berth_pool_unpost(loop->pool, state->by_id[id].buffer);
-    berth_memory_release(state->buffers, state->buffer_count * sizeof(struct io_uring_buf));
-    free(state->by_id);
-    free(state->idle_ids);
-    free(state);
-    loop->engine_state = NULL;
-}
-
-/** Sets the ring up with the best flags this kernel takes. */
-static int
-init_ring(struct berth_loop *loop, struct uring_engine *state)
-{
-    static const uint32_t flag_sets[] = {
-        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED,
-        IORING_SETUP_COOP_TASKRUN | IORING_SETUP_R_DISABLED, /* before 6.1 */
-    };
-    uint32_t completions = COMPLETIONS_MIN;
-    while (completions < loop->options.receive_buffers || completions < loop->options.events_max)
-        completions *= 2;
-    int error = -EINVAL;
-    for (size_t i = 0; i < sizeof(flag_sets) / sizeof(flag_sets[0]) && error == -EINVAL; i++) {
-        struct io_uring_params params;
-        memset(&params, 0, sizeof(params));
-        params.flags =
-            flag_sets[i] | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP;
-        params.cq_entries = completions;
-        error = (int)sys_uring_init(SUBMISSIONS_MAX, &state->ring, &params);
-        state->setup_flags = params.flags;
-    }
-    return error;
-}
-
-/** The ring of buffers, in memory of our own, and the buffers to begin with. */
-static int
-init_buffers(struct berth_loop *loop, struct uring_engine *state)
-{
-    uint32_t count = 16;
-    while (count < loop->options.receive_buffers)
-        count *= 2;
-    const size_t bytes = count * sizeof(struct io_uring_buf);
-    void *memory = NULL;
-    int error = berth_memory_reserve(&memory, bytes, berth_memory_page_bytes(), "berth-ring");
-    if (error)
-        return error;
-    state->buffers = (struct io_uring_buf_ring *)memory;
-    state->buffer_count = count;
-    error = berth_memory_commit(memory, bytes);
-    if (error)
-        return error;
-    berth_memory_advise(memory, bytes, BERTH_MEMORY_NO_FORK);
-    state->by_id = (struct posted_buffer *)calloc(count, sizeof(*state->by_id));
-    state->idle_ids = (uint16_t *)calloc(count, sizeof(*state->idle_ids));
-    if (state->by_id == NULL || state->idle_ids == NULL)
-        return -ENOMEM;
-    io_uring_buf_ring_init(state->buffers);
-    struct io_uring_buf_reg registration;
-    memset(&registration, 0, sizeof(registration));
-    registration.ring_addr = (uint64_t)(uintptr_t)memory;
-    registration.ring_entries = count;
-    registration.bgid = BUFFER_GROUP;
-    error = (int)sys_uring_register_buffers(&state->ring, &registration);
-    if (error)
-        return error;
-    state->posted_max = count < POSTED_FIRST ? count : POSTED_FIRST;
-    for (uint32_t id = count; id-- > 0;)
-        state->idle_ids[state->idle_count++] = (uint16_t)id;
-    return 0;
-}
-
-static int
-uring_create(struct berth_loop *loop, char *why, size_t why_size)
-{
-    struct uring_engine *state = (struct uring_engine *)calloc(1, sizeof(*state));
-    (void)snprintf(why, why_size, "io_uring_setup");
-    if (state == NULL)
-        return -ENOMEM;
-    int error = init_ring(loop, state);
-    if (error) {
-        free(state);
-        return error;
-    }
-    loop->engine_state = state;
-    state->receive_bytes_max = loop->options.fairness_bytes;
-    (void)snprintf(why, why_size, "multishot receive (Linux 6.0)");
-    /* Multishot receive cannot be asked for; SEND_ZC came with the same release. */
-    error = (int)sys_uring_knows(&state->ring, IORING_OP_SEND_ZC);
-    error = error == 0 ? -EOPNOTSUPP : error > 0 ? 0 : error;
-    if (!error) {
-        (void)snprintf(why, why_size, "registering a ring of buffers");
-        error = init_buffers(loop, state);
-    }
-    if (error)
-        uring_destroy(loop);
-    return error;
-}
-
-static int
-uring_start(struct berth_loop *loop)
-{
-    struct uring_engine *state = state_of(loop);
-    const int error = (int)sys_uring_enable(&state->ring);
-    if (error)
-        return error;
-    state->ring_fd_registered = sys_uring_register_ring_fd(&state->ring) == 1;
-    loop->stats.syscalls += 2;
-    return 0;
-}
-
-static int
-uring_explain(const struct berth_loop *loop, char *text, size_t size)
-{
-    const struct uring_engine *state = state_of(loop);
-    return snprintf(
-        text, size,
-        "receive: multishot into a shared ring of %u to %u buffers of %u bytes%s\n"
-        "accept: multishot; send: submitted in batches of up to %d with the wait\n"
-        "completions: %s%s\n",
-        state->posted_max, state->buffer_count, berth_class_bytes(BUFFER_CLASS),
-        state->receive_bytes_max ? ", limited per connection and turn where the kernel can" : "",
-        SUBMISSIONS_MAX,
-        state->setup_flags & IORING_SETUP_DEFER_TASKRUN
-            ? "run by the loop's own thread when it waits (DEFER_TASKRUN)"
-            : "run at any system call (COOP_TASKRUN; DEFER_TASKRUN needs Linux 6.1)",
-        state->ring_fd_registered ? "; ring descriptor registered" : "");
 }
 
 const struct engine berth_engine_uring = {

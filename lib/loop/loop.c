@@ -326,6 +326,7 @@ turn(struct berth_loop *loop, int timeout_ms)
     (void)berth_pool_turn(loop->pool);
     if (loop->starved.count > 0)
         more += receive_starved(loop);
+    send_batch(loop);
     receive_turn_over(loop);
     return handled < 0 ? handled : handled + (int)more;
 }

@@ -233,6 +233,22 @@ queue_bytes(const struct berth_loop *loop, const struct berth_slot *slot)
     return slot->buffer == 0 ? 0 : loop->nodes.at[slot->buffer].bytes;
 }
 
+static inline const struct berth_handlers *
+conn_handlers(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    if (slot->class_id == CLASS_OWN)
+        return slot_cold(loop, slot)->handlers;
+    return loop->classes[slot->class_id].handlers;
+}
+
+static inline void *
+conn_context(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    if (slot->class_id == CLASS_OWN)
+        return slot_cold(loop, slot)->ctx;
+    return loop->classes[slot->class_id].ctx;
+}
+
 /** Milliseconds of a clock that never goes back. */
 uint64_t loop_now_ms(void);
 
@@ -285,6 +301,17 @@ static inline int
 conn_wants_data(const struct berth_slot *slot)
 {
     return (slot->state & (CONN_OPENED | CONN_NO_RECEIVE)) == CONN_OPENED;
+}
+
+/** The same, and whether it is asked for now: not paused, not out of credit. */
+static inline int
+conn_may_receive(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    if (!conn_wants_data(slot))
+        return 0;
+    if (BERTH_UNLIKELY(slot->state & CONN_HIGH) && !loop->options.keep_receiving)
+        return 0;
+    return BERTH_LIKELY(!(slot->state & CONN_CREDIT)) || slot_cold(loop, slot)->credit > 0;
 }
 
 /** Reports to the loop. Each is one event; the engine calls conn_after_event behind the last one.

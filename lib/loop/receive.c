@@ -137,8 +137,9 @@ receive_starved(struct berth_loop *loop)
         served++;
         loop->stats.rearms++;
         loop->current = slot;
-        slot->state |= CONN_TODO; /* afterwards it receives in the ordinary way again */
-        (void)receive_now(loop, slot, BERTH_CLASS_4K);
+        slot->state |= CONN_TODO;         /* afterwards it receives in the ordinary way again */
+        if (conn_may_receive(loop, slot)) /* an earlier one's callback may have changed that */
+            (void)receive_now(loop, slot, BERTH_CLASS_4K);
         conn_after_event(loop, slot);
     }
     return served;

@@ -1,0 +1,92 @@
+/*
+ * What the two files of the io_uring engine share: the ring, the ring of buffers, and their limits.
+ *
+ *   engine_uring.c        operations: what is submitted, and what its completions mean
+ *   engine_uring_setup.c  the ring itself, and the buffers in it
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef BERTH_LOOP_ENGINE_URING_H
+#define BERTH_LOOP_ENGINE_URING_H
+
+#include "loop/loop_internal.h"
+
+#include <liburing.h>
+
+/**
+ * Submissions prepared before they must be handed over: 32 KiB of them, which stay in the first
+ * level of the cache, and one system call for so many is as good as none.
+ */
+#define SUBMISSIONS_MAX 512
+
+/** Completions that fit: four for each submission (multishot), and one for each posted buffer. */
+#define COMPLETIONS_MIN (4 * SUBMISSIONS_MAX)
+
+#define BUFFER_GROUP 0
+#define BUFFER_CLASS BERTH_CLASS_4K
+
+/** Buffers posted to begin with: 1 MiB, which a quiet server never exceeds. */
+#define POSTED_FIRST 256
+
+/** Leases sent by one operation. */
+#define SEND_IOVECS_MAX 32
+
+/** A gathered send's description must last until it has been submitted: this many at a time. */
+#define GATHERS_MAX 64
+
+struct posted_buffer {
+    void *data;
+    uint32_t buffer;
+    uint32_t unused;
+};
+
+struct gather {
+    struct msghdr message;
+    struct iovec iov[SEND_IOVECS_MAX];
+};
+
+struct uring_engine {
+    struct io_uring ring;
+    struct io_uring_buf_ring *buffers;
+    struct posted_buffer *by_id; /**< what each buffer id stands for now */
+    uint16_t *idle_ids;          /**< ids with no buffer behind them: the pool had none */
+    uint32_t idle_count;
+    uint32_t buffer_count;      /**< ids in all: a power of two */
+    uint32_t given;             /**< buffers put into the ring since it was last advanced */
+    uint32_t posted_max;        /**< buffers to post now: doubled whenever they did not suffice */
+    uint32_t posted;            /**< ids with a buffer behind them */
+    uint32_t receive_bytes_max; /**< per go of a multishot receive; 0: the kernel cannot */
+    uint32_t setup_flags;
+    uint32_t gathers_used;
+    uint32_t reaped; /**< completions of the last turn */
+    int ring_fd_registered;
+    struct gather gathers[GATHERS_MAX];
+};
+
+static inline struct uring_engine *
+uring_state(const struct berth_loop *loop)
+{
+    return (struct uring_engine *)loop->engine_state;
+}
+
+/** Puts the buffer behind an id back into the ring; the kernel sees it after publish. */
+void uring_give_buffer(struct uring_engine *state, uint16_t id);
+
+/** Puts a new pool buffer behind an id that has none. 0 when the pool has none either. */
+int uring_post_buffer(struct berth_loop *loop, uint16_t id);
+
+/** Posts buffers behind idle ids, as many as the load has shown to be needed. */
+void uring_refill(struct berth_loop *loop);
+
+/** A receive found the ring empty: next time there will be twice as many buffers in it. */
+void uring_grow_ring(struct uring_engine *state);
+
+/** Shows the kernel what was given. */
+void uring_publish_buffers(struct uring_engine *state);
+
+int uring_create(struct berth_loop *loop, char *why, size_t why_size);
+void uring_destroy(struct berth_loop *loop);
+int uring_start(struct berth_loop *loop);
+int uring_explain(const struct berth_loop *loop, char *text, size_t size);
+
+#endif

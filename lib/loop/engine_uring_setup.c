@@ -1,0 +1,212 @@
+/*
+ * The io_uring engine's ring and the ring of buffers that all its connections share: making them,
+ * refilling, growing, taking them down. What is done with them is in engine_uring.c.
+ *
+ * The invariant: every buffer id has a posted pool buffer behind it, or is in the list of idle ids.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#define BERTH_SYS_URING
+#include "loop/engine_uring.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "os/memory.h"
+#include "os/sys.h"
+
+/* ---- the ring of buffers -------------------------------------------------------------------- */
+
+void
+uring_give_buffer(struct uring_engine *state, uint16_t id)
+{
+    io_uring_buf_ring_add(state->buffers, state->by_id[id].data, berth_class_bytes(BUFFER_CLASS),
+                          id, (int)state->buffer_count - 1, (int)state->given++);
+}
+
+/** Puts a new pool buffer behind an id that has none. 0 when the pool has none either. */
+int
+uring_post_buffer(struct berth_loop *loop, uint16_t id)
+{
+    struct uring_engine *state = uring_state(loop);
+    struct posted_buffer *posted = &state->by_id[id];
+    if (BERTH_UNLIKELY(berth_pool_post(loop->pool, BUFFER_CLASS, BERTH_FOR_NEW, &posted->buffer,
+                                       &posted->data) != 0)) {
+        posted->data = NULL;
+        state->idle_ids[state->idle_count++] = id;
+        state->posted--;
+        return 0;
+    }
+    uring_give_buffer(state, id);
+    return 1;
+}
+
+/**
+ * Posts buffers behind idle ids, as many as the load has shown to be needed. Those who starve come
+ * first: what they leave goes into the ring.
+ */
+void
+uring_refill(struct berth_loop *loop)
+{
+    struct uring_engine *state = uring_state(loop);
+    while (state->posted < state->posted_max && state->idle_count > 0 && loop->starved.count == 0) {
+        state->posted++;
+        if (!uring_post_buffer(loop, state->idle_ids[--state->idle_count]))
+            return;
+    }
+}
+
+/** A receive found the ring empty: next time there will be twice as many buffers in it. */
+void
+uring_grow_ring(struct uring_engine *state)
+{
+    if (state->posted == state->posted_max && state->posted_max < state->buffer_count)
+        state->posted_max *= 2;
+}
+
+void
+uring_publish_buffers(struct uring_engine *state)
+{
+    if (state->given == 0)
+        return;
+    io_uring_buf_ring_advance(state->buffers, (int)state->given);
+    state->given = 0;
+}
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+void
+uring_destroy(struct berth_loop *loop)
+{
+    struct uring_engine *state = uring_state(loop);
+    if (state == NULL)
+        return;
+    (void)sys_uring_exit(&state->ring);
+    for (uint32_t id = 0; state->by_id != NULL && id < state->buffer_count; id++)
+        if (state->by_id[id].data != NULL)
+            (void)berth_pool_unpost(loop->pool, state->by_id[id].buffer);
+    berth_memory_release(state->buffers, state->buffer_count * sizeof(struct io_uring_buf));
+    free(state->by_id);
+    free(state->idle_ids);
+    free(state);
+    loop->engine_state = NULL;
+}
+
+/** Sets the ring up with the best flags this kernel takes. */
+static int
+init_ring(struct berth_loop *loop, struct uring_engine *state)
+{
+    static const uint32_t flag_sets[] = {
+        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED,
+        IORING_SETUP_COOP_TASKRUN | IORING_SETUP_R_DISABLED, /* before 6.1 */
+    };
+    uint32_t completions = COMPLETIONS_MIN;
+    while (completions < loop->options.receive_buffers || completions < loop->options.events_max)
+        completions *= 2;
+    int error = -EINVAL;
+    for (size_t i = 0; i < sizeof(flag_sets) / sizeof(flag_sets[0]) && error == -EINVAL; i++) {
+        struct io_uring_params params;
+        memset(&params, 0, sizeof(params));
+        params.flags =
+            flag_sets[i] | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP;
+        params.cq_entries = completions;
+        error = (int)sys_uring_init(SUBMISSIONS_MAX, &state->ring, &params);
+        state->setup_flags = params.flags;
+    }
+    return error;
+}
+
+/** The ring of buffers, in memory of our own, and the buffers to begin with. */
+static int
+init_buffers(struct berth_loop *loop, struct uring_engine *state)
+{
+    uint32_t count = 16;
+    while (count < loop->options.receive_buffers)
+        count *= 2;
+    const size_t bytes = count * sizeof(struct io_uring_buf);
+    void *memory = NULL;
+    int error = berth_memory_reserve(&memory, bytes, berth_memory_page_bytes(), "berth-ring");
+    if (error)
+        return error;
+    state->buffers = (struct io_uring_buf_ring *)memory;
+    state->buffer_count = count;
+    error = berth_memory_commit(memory, bytes);
+    if (error)
+        return error;
+    berth_memory_advise(memory, bytes, BERTH_MEMORY_NO_FORK);
+    state->by_id = (struct posted_buffer *)calloc(count, sizeof(*state->by_id));
+    state->idle_ids = (uint16_t *)calloc(count, sizeof(*state->idle_ids));
+    if (state->by_id == NULL || state->idle_ids == NULL)
+        return -ENOMEM;
+    io_uring_buf_ring_init(state->buffers);
+    struct io_uring_buf_reg registration;
+    memset(&registration, 0, sizeof(registration));
+    registration.ring_addr = (uint64_t)(uintptr_t)memory;
+    registration.ring_entries = count;
+    registration.bgid = BUFFER_GROUP;
+    error = (int)sys_uring_register_buffers(&state->ring, &registration);
+    if (error)
+        return error;
+    state->posted_max = count < POSTED_FIRST ? count : POSTED_FIRST;
+    for (uint32_t id = count; id-- > 0;)
+        state->idle_ids[state->idle_count++] = (uint16_t)id;
+    return 0;
+}
+
+int
+uring_create(struct berth_loop *loop, char *why, size_t why_size)
+{
+    struct uring_engine *state = (struct uring_engine *)calloc(1, sizeof(*state));
+    (void)snprintf(why, why_size, "io_uring_setup");
+    if (state == NULL)
+        return -ENOMEM;
+    int error = init_ring(loop, state);
+    if (error) {
+        free(state);
+        return error;
+    }
+    loop->engine_state = state;
+    state->receive_bytes_max = loop->options.fairness_bytes;
+    (void)snprintf(why, why_size, "multishot receive (Linux 6.0)");
+    /* Multishot receive cannot be asked for; SEND_ZC came with the same release. */
+    error = (int)sys_uring_knows(&state->ring, IORING_OP_SEND_ZC);
+    error = error == 0 ? -EOPNOTSUPP : error > 0 ? 0 : error;
+    if (!error) {
+        (void)snprintf(why, why_size, "registering a ring of buffers");
+        error = init_buffers(loop, state);
+    }
+    if (error)
+        uring_destroy(loop);
+    return error;
+}
+
+int
+uring_start(struct berth_loop *loop)
+{
+    struct uring_engine *state = uring_state(loop);
+    const int error = (int)sys_uring_enable(&state->ring);
+    if (error)
+        return error;
+    state->ring_fd_registered = sys_uring_register_ring_fd(&state->ring) == 1;
+    loop->stats.syscalls += 2;
+    return 0;
+}
+
+int
+uring_explain(const struct berth_loop *loop, char *text, size_t size)
+{
+    const struct uring_engine *state = uring_state(loop);
+    return snprintf(
+        text, size,
+        "receive: multishot into a shared ring of %u to %u buffers of %u bytes%s\n"
+        "accept: multishot; send: submitted in batches of up to %d with the wait\n"
+        "completions: %s%s\n",
+        state->posted_max, state->buffer_count, berth_class_bytes(BUFFER_CLASS),
+        state->receive_bytes_max ? ", limited per connection and turn where the kernel can" : "",
+        SUBMISSIONS_MAX,
+        state->setup_flags & IORING_SETUP_DEFER_TASKRUN
+            ? "run by the loop's own thread when it waits (DEFER_TASKRUN)"
+            : "run at any system call (COOP_TASKRUN; DEFER_TASKRUN needs Linux 6.1)",
+        state->ring_fd_registered ? "; ring descriptor registered" : "");
+}
