@@ -70,11 +70,10 @@ int rig_turn(const struct rig *rig, int timeout_ms);
 #define RIG_UNTIL(rig, condition, turns_max)                                                       \
     do {                                                                                           \
         unsigned rig_turns = 0;                                                                    \
-        while (!(condition) && rig_turns < (unsigned)(turns_max)) {                                \
+        int rig_holds;                                                                             \
+        while (!(rig_holds = (condition) != 0) && rig_turns++ < (unsigned)(turns_max))             \
             (void)rig_turn((rig), RIG_TURN_MS);                                                    \
-            rig_turns++;                                                                           \
-        }                                                                                          \
-        ck_assert_msg((condition), "not after %u turns: " #condition, rig_turns);                  \
+        ck_assert_msg(rig_holds, "not after %u turns: " #condition, (unsigned)(turns_max));        \
     } while (0)
 
 /** What the client could read now: bytes, 0 at the end of the stream, -EAGAIN, -ECONNRESET ... */
