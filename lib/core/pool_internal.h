@@ -75,8 +75,8 @@ enum buffer_state {
 };
 
 /**
- * State and sends share a word, which is always written whole: a byte stored and then loaded as part
- * of a word would stall the processor for a dozen cycles.
+ * State and sends share a word, which is always written whole: a byte stored and then loaded as
+ * part of a word would stall the processor for a dozen cycles.
  */
 #define STAGE_STATE 0xffu /* the bits of the state */
 #define STAGE_SEND 0x100u /* one send that the kernel has not finished with */

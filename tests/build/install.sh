@@ -43,6 +43,9 @@ use_plain()
     kind=$1
     compile "$kind-table" berth "$CC" -std=c11 "$consumer/table.c"
     compile "$kind-loop" berth-loop "$CC" -std=c11 "$consumer/loop.c"
+    for engine in epoll poll; do
+        check "$kind-loop runs on $engine" env BERTH_ENGINE=$engine "./$kind-loop"
+    done
     if [ -n "$CXX" ]; then
         compile "$kind-table-c++" berth "$CXX" -std=c++17 -x c++ "$consumer/table.c" -x none
         compile "$kind-loop-c++" berth-loop "$CXX" -std=c++17 -x c++ "$consumer/loop.c" -x none

@@ -47,8 +47,8 @@ if [ ! -d "$stage" ]; then
 fi
 stage_use
 
-# A program that uses a library with a sanitizer in it needs the same one, which README's reader does
-# not: the compiler that it names has that flag added here.
+# A program that uses a library with a sanitizer in it needs the same one, which README's reader
+# does not: the compiler that it names has that flag added here.
 mkdir -p bin
 printf '#!/bin/sh\nexec %s "$@" %s\n' "$(command -v cc)" "${SANITIZE:-}" > bin/cc
 chmod +x bin/cc
