@@ -74,7 +74,7 @@ op_pullup(void)
     if (m.chain.count == 0 || !room())
         return;
     const size_t bytes = 1 + random_below((uint32_t)m.chain.bytes);
-    unsigned char expected[32 * LEASE_BYTES_MAX];
+    unsigned char expected[32 * LEASE_BYTES_MAX] = {0};
     size_t at = 0;
     for (unsigned i = 0; i < m.chain.count; i++)
         for (uint32_t j = 0; j < m.links[i].lease.length; j++)

@@ -122,11 +122,11 @@ test_pool_receive(struct berth_pool *pool, enum berth_class size_class, uint32_t
  * library or a sanitizer has mapped there since.
  */
 static inline int
-test_is_inherited(const volatile char *data, char byte)
+test_is_inherited(char *data, char byte)
 {
     unsigned char resident;
-    void *page = (void *)((uintptr_t)data & ~(uintptr_t)(sysconf(_SC_PAGESIZE) - 1));
-    return mincore(page, 1, &resident) == 0 && *data == byte;
+    const uintptr_t into_page = (uintptr_t)data & (uintptr_t)(sysconf(_SC_PAGESIZE) - 1);
+    return mincore(data - into_page, 1, &resident) == 0 && *data == byte;
 }
 
 static inline void

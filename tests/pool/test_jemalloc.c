@@ -266,16 +266,16 @@ END_TEST
 START_TEST(child_does_not_share_the_slabs)
 {
     struct berth_alloc *source = source_make();
-    volatile char *slab = source->allocate(source->context, SLAB_BYTES, SLAB_BYTES);
+    char *slab = source->allocate(source->context, SLAB_BYTES, SLAB_BYTES);
     slab[0] = 'p';
     int status = 0;
     TEST_STATUS_OF(status, _exit(test_is_inherited(slab, 'p') ? 8 : 7));
     ck_assert_int_eq(WEXITSTATUS(status), 7);
-    source->release(source->context, (void *)(uintptr_t)slab, SLAB_BYTES);
+    source->release(source->context, slab, SLAB_BYTES);
     slab = source->allocate(source->context, SLAB_BYTES, SLAB_BYTES);
     TEST_STATUS_OF(status, _exit(info_of(source).slabs == 1 ? 7 : 8));
     ck_assert_int_eq(WEXITSTATUS(status), 7);
-    source->release(source->context, (void *)(uintptr_t)slab, SLAB_BYTES);
+    source->release(source->context, slab, SLAB_BYTES);
     ck_assert_int_eq(berth_alloc_jemalloc_destroy(source), 0);
 }
 END_TEST

@@ -337,6 +337,32 @@ START_TEST(trim_gives_back_whole_slabs_and_numbers_stay)
 }
 END_TEST
 
+START_TEST(trim_leaves_pinned_slabs_beside_others)
+{
+    enum { COUNT = 1100 };
+    static struct berth_lease leases[COUNT];
+    struct berth_pool *pool = test_pool_make(8 * MIB);
+    for (int i = 0; i < COUNT; i++)
+        leases[i] = test_pool_get(pool, BERTH_CLASS_4K);
+    ck_assert_uint_eq(test_pool_stats(pool).slabs, 3);
+    for (int i = 0; i < COUNT; i++)
+        ck_assert_int_eq(berth_release(pool, leases[i]), 0);
+    ck_assert_int_eq(berth_pool_pin(pool, 1, 1), 0);
+    ck_assert_uint_eq(berth_pool_trim(pool), 2 * SLAB_BYTES);
+    test_pool_verify(pool);
+    struct berth_slab slab;
+    ck_assert_int_eq(berth_pool_slab(pool, 1, &slab), 0);
+    ck_assert_ptr_nonnull(slab.data);
+    for (int i = 0; i < 400; i++) /* and its buffers are the ones in use now */
+        leases[i] = test_pool_get(pool, BERTH_CLASS_4K);
+    ck_assert_uint_eq(test_pool_stats(pool).slabs, 1);
+    for (int i = 0; i < 400; i++)
+        ck_assert_int_eq(berth_release(pool, leases[i]), 0);
+    ck_assert_int_eq(berth_pool_pin(pool, 1, 0), 0);
+    test_pool_end(pool);
+}
+END_TEST
+
 START_TEST(wiped_classes_show_nobody_elses_bytes)
 {
     struct berth_pool_options options;
@@ -432,12 +458,12 @@ static void __attribute__((unused))
 write_after_release(void)
 {
     struct berth_pool *pool = test_pool_make(8 * MIB);
-    struct berth_lease lease = test_pool_get(pool, BERTH_CLASS_4K);
+    const struct berth_lease lease = test_pool_get(pool, BERTH_CLASS_4K);
     volatile char *data = berth_lease_data(pool, lease);
     if (berth_release(pool, lease) != 0)
         _exit(0);
     data[17] = 'x';
-    lease = test_pool_get(pool, BERTH_CLASS_4K);
+    (void)test_pool_get(pool, BERTH_CLASS_4K);
 }
 
 START_TEST(checks_see_a_write_after_release)
@@ -452,7 +478,7 @@ START_TEST(child_does_not_share_the_slabs)
 {
     struct berth_pool *pool = test_pool_make(8 * MIB);
     const struct berth_lease lease = test_pool_get(pool, BERTH_CLASS_4K);
-    volatile char *data = berth_lease_data(pool, lease);
+    char *data = berth_lease_data(pool, lease);
     data[0] = 'p';
     int status = 0;
     TEST_STATUS_OF(status, _exit(test_is_inherited(data, 'p') ? 8 : 7));
@@ -512,6 +538,7 @@ main(void)
     TEST_ADD(suite, slices_are_of_the_root);
     TEST_ADD(suite, slabs_are_described_and_pinned);
     TEST_ADD(suite, trim_gives_back_whole_slabs_and_numbers_stay);
+    TEST_ADD(suite, trim_leaves_pinned_slabs_beside_others);
     TEST_ADD(suite, wiped_classes_show_nobody_elses_bytes);
     TEST_ADD(suite, report_names_what_is_out);
     if (TEST_CHECKS)

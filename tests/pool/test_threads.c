@@ -236,8 +236,10 @@ release_twice_elsewhere(void)
 {
     struct berth_pool *pool = test_pool_make(8 * MIB);
     const struct berth_lease lease = test_pool_get(pool, BERTH_CLASS_4K);
-    if (release_elsewhere(pool, lease) == 0 && release_elsewhere(pool, lease) == 0)
-        (void)berth_pool_turn(pool);
+    for (int i = 0; i < 2; i++)
+        if (release_elsewhere(pool, lease) != 0)
+            return;
+    (void)berth_pool_turn(pool);
 }
 
 START_TEST(stale_releases_from_elsewhere_are_counted)
