@@ -14,6 +14,9 @@
 BERTH_STATIC_ASSERT(offsetof(struct berth_pool, classes) == BERTH_CACHE_LINE,
                     "what other threads read is a line that nobody writes");
 BERTH_STATIC_ASSERT(sizeof(struct pool_class) == BERTH_CACHE_LINE, "a class is one line");
+BERTH_STATIC_ASSERT(offsetof(struct berth_pool, stats) ==
+                        offsetof(struct berth_pool, remote) + BERTH_CACHE_LINE_PAIR,
+                    "what other threads write shares no line with anything");
 
 /* The only table of sizes: bytes of each class, as a power of two. */
 const uint8_t berth_pool_shifts[BERTH_CLASS_COUNT] = {
@@ -219,8 +222,10 @@ berth_pool_turn(struct berth_pool *pool)
 int
 berth_pool_illegal(struct berth_pool *pool)
 {
+#ifdef BERTH_CHECKS
+    abort();
+#endif
     pool->stats.illegal++;
-    BERTH_CHECK(!"illegal step with a buffer");
     return -ESTALE;
 }
 
@@ -253,11 +258,12 @@ berth_pool_release_remote(struct berth_pool *pool, struct berth_lease lease)
      * whoever holds none is refused, or, when the buffer is released and taken again in this very
      * moment, found out when the owner counts.
      */
-    if (lease.buffer >= pool->ids || lease.generation == 0 ||
-        __atomic_load_n(&pool->metas[lease.buffer].generation, __ATOMIC_RELAXED) !=
-            lease.generation) {
+    const int held = lease.buffer < pool->ids && lease.generation != 0 &&
+                     __atomic_load_n(&pool->metas[lease.buffer].generation, __ATOMIC_RELAXED) ==
+                         lease.generation;
+    BERTH_CHECK(held);
+    if (!held) {
         __atomic_fetch_add(&pool->remote.illegal, 1, __ATOMIC_RELAXED);
-        BERTH_CHECK(!"release of a lease that was over");
         return -ESTALE;
     }
     /* Release: what this thread did with the bytes comes before whatever the owner does next. */

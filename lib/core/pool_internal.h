@@ -174,6 +174,13 @@ struct berth_pool {
 
     struct pool_class classes[BERTH_CLASS_COUNT]; /* starts a line of its own */
 
+    /* Written by other threads: a pair of lines of its own. */
+    struct {
+        uint64_t illegal; /* releases refused over there */
+        uint32_t head;    /* the list of buffers with pending releases: id + 1 */
+        unsigned char unused[BERTH_CACHE_LINE_PAIR - 12];
+    } remote BERTH_ALIGNED(BERTH_CACHE_LINE_PAIR);
+
     struct berth_pool_stats stats;
     struct berth_copies copies;
     uint32_t slabs_used;
@@ -197,12 +204,6 @@ struct berth_pool {
     struct berth_alloc alloc;
     int alloc_is_default;
     size_t reserved_bytes; /* of the reservation that this struct begins */
-
-    /* Written by other threads: a pair of lines of its own. */
-    struct {
-        uint32_t head;    /* the list of buffers with pending releases: id + 1 */
-        uint64_t illegal; /* releases refused over there */
-    } remote BERTH_ALIGNED(BERTH_CACHE_LINE_PAIR);
 };
 
 /* ---- pool.c -------------------------------------------------------------------------------- */

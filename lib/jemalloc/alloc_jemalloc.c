@@ -278,7 +278,7 @@ source_of(const struct berth_alloc *alloc)
 static int
 arena_create(struct source *source)
 {
-    size_t size = sizeof(source->originals);
+    size_t size = sizeof(void *);
     if (mallctl("arena.0.extent_hooks", &source->originals, &size, NULL, 0) != 0)
         return -ENOMEM;
     source->hooks = *source->originals;
@@ -289,7 +289,7 @@ arena_create(struct source *source)
 
     extent_hooks_t *hooks = &source->hooks;
     size = sizeof(source->arena);
-    if (mallctl("arenas.create", &source->arena, &size, &hooks, sizeof(hooks)) != 0)
+    if (mallctl("arenas.create", &source->arena, &size, &hooks, sizeof(void *)) != 0)
         return -ENOMEM;
     return 0;
 }
