@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sysexits.h>
 #include <time.h>
 
@@ -136,6 +137,18 @@ options_parse(int argc, char **argv)
     return engine;
 }
 
+/* One descriptor per connection: ask for as many as this process may have at all. */
+static void
+descriptors_raise(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 struct berth_loop *
 example_open(int argc, char **argv, const struct berth_loop_options *options,
              const struct example_option *own)
@@ -150,6 +163,7 @@ example_open(int argc, char **argv, const struct berth_loop_options *options,
     program.name = strrchr(argv[0], '/') != NULL ? strrchr(argv[0], '/') + 1 : argv[0];
     program.own = own;
     chosen.engine = options_parse(argc, argv);
+    descriptors_raise();
 
     const int error = berth_loop_create(&loop, &chosen);
     if (error == -EINVAL)

@@ -30,7 +30,7 @@
 #define LINGER_BYTES_MAX (256 * 1024)
 #define HEAD_BYTES_MAX 512
 #define DATE_BYTES_MAX 32
-#define IDLE_SECONDS 30
+#define IDLE_SECONDS 60
 #define TICK_MS 1000
 #define SWEEP_COUNT 64
 
