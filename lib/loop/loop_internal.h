@@ -275,18 +275,27 @@ conn_todo(struct berth_loop *loop, struct berth_slot *slot)
 /** Does whatever the state of the connection calls for. It may be gone afterwards. */
 void conn_progress(struct berth_loop *loop, struct berth_slot *slot);
 
+/** Nodes that were to be sent straight from a lent span, and were not, retain it now. */
+void send_retain_lent(struct berth_loop *loop, const struct berth_slot *slot);
+
 /** Every event of a connection ends with this. */
 static inline void
 conn_after_event(struct berth_loop *loop, struct berth_slot *slot)
 {
     if (loop->flush_due) {
+        const int later = slot->state & (CONN_TODO | CONN_SENDING | CONN_CONNECTING | CONN_FAILED);
         loop->flush_due = 0;
-        if (slot->state & (CONN_TODO | CONN_SENDING | CONN_CONNECTING | CONN_FAILED))
-            slot->state |= CONN_TODO;
-        else if (loop->engine->sends_at_once && loop->batch.flush_count < BATCH_MAX)
+        if (!later && loop->engine->sends_at_once && loop->batch.flush_count < BATCH_MAX) {
             loop->batch.flush[loop->batch.flush_count++] = slot;
-        else
-            loop->engine->send(loop, slot);
+        } else {
+            if (later)
+                slot->state |= CONN_TODO;
+            else
+                loop->engine->send(loop, slot);
+            /* It is not in the batch, which takes its spans back all the same. */
+            if (loop->engine->sends_at_once && slot->buffer != 0)
+                send_retain_lent(loop, slot);
+        }
     }
     if (slot->state & CONN_TODO || slot->flags & BERTH_SLOT_CLOSING)
         conn_progress(loop, slot);

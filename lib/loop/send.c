@@ -465,9 +465,8 @@ send_clear(struct berth_loop *loop, struct berth_slot *slot)
 
 /* ---- batches -------------------------------------------------------------------------------- */
 
-/** Nodes that were to be sent straight from a lent span, and were not, retain it now. */
-static void
-retain_leftovers(struct berth_loop *loop, const struct berth_slot *slot)
+void
+send_retain_lent(struct berth_loop *loop, const struct berth_slot *slot)
 {
     for (uint32_t at = slot->buffer; at != 0; at = loop->nodes.at[at].next) {
         struct berth_lease *lease = &loop->nodes.at[at].lease;
@@ -494,7 +493,7 @@ send_batch(struct berth_loop *loop)
         if (slot->buffer != 0 && !(slot->state & (CONN_SENDING | CONN_CONNECTING | CONN_FAILED)))
             loop->engine->send(loop, slot);
         if (BERTH_UNLIKELY(slot->buffer != 0))
-            retain_leftovers(loop, slot);
+            send_retain_lent(loop, slot);
         if (BERTH_UNLIKELY(slot->state & CONN_TODO))
             conn_todo(loop, slot);
     }
