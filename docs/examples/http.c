@@ -210,6 +210,7 @@ stream_piece(struct berth_conn *conn, struct stream *stream)
         stream->waiter.ready = on_buffer_free;
         stream->waiter.context = conn; /* valid until its close callback, which ends the wait */
         stream->waiter.size_class = BERTH_CLASS_64K;
+        stream->waiter.purpose = BERTH_FOR_ACTIVE;
         stream->waiter.count = 1;
         return berth_pool_wait(server.pool, &stream->waiter);
     }
