@@ -1,0 +1,171 @@
+/*
+ * Case `idle`: what a connection costs while nothing happens on it. Real TCP connections, each of
+ * which has exchanged one message, are held open; the growth of the server's memory is divided by
+ * their number. What the server needs before the first of them (its buffers, its rings) is shown
+ * apart: it does not depend on how many come.
+ *
+ * What it cannot show: the kernel's share is read for the whole machine, so it counts both ends of
+ * each connection, and whatever else the kernel allocates meanwhile.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bench.h"
+#include "load.h"
+#include "machine.h"
+#include "server.h"
+
+#define DESCRIPTORS_KEPT 100u
+#define USER_BYTES_MAX 96
+#define MESSAGE_BYTES 64u
+
+/** Until memory has settled: freed sockets of the run before are given back by then. */
+#define SETTLE_MS 150u
+
+enum metric { USER_BYTES, RESIDENT_BYTES, KERNEL_BYTES, START_KIB, HELD, METRICS };
+
+static const struct report_column columns[] = {
+    {"connections", "connections", 0},
+    {"user_bytes_per_connection", "user bytes\nper connection", 1},
+    {"kernel_bytes_per_connection", "kernel bytes\nboth ends", 0},
+    {"buffers_held", "buffers\nheld", 0},
+    {"start_kib", "KiB before\nthe first", 0},
+    {"resident_bytes_per_connection", NULL, 1},
+};
+#define COLUMNS (sizeof columns / sizeof columns[0])
+
+struct reading {
+    struct machine_memory memory;
+    struct server_counters counters;
+    uint64_t slab_bytes;
+};
+
+static int
+read_server(struct server *server, struct reading *reading)
+{
+    machine_sleep_ms(SETTLE_MS);
+    int error = server_counters_get(server, &reading->counters);
+    if (error == 0)
+        error = machine_memory_get(server->pid, &reading->memory);
+    reading->slab_bytes = machine_slab_bytes();
+    return error;
+}
+
+/**
+ * One connection that talks for a while touches everything that is made once: code, the heap's first
+ * pages, every posted buffer.
+ */
+static int
+warm(const struct server *server, uint64_t ns)
+{
+    struct load *load = NULL;
+    const struct load_options options = {
+        .conns = 64, .bytes = MESSAGE_BYTES, .port = server->control->port};
+    int error = load_open(&load, &options);
+    if (error == 0)
+        error = load_run(load, ns, NULL);
+    load_close(load);
+    return error;
+}
+
+static int
+measure_on(struct server *server, uint32_t conns, uint64_t warm_ns, double *metrics)
+{
+    struct load *load = NULL;
+    struct reading before, after;
+    const struct load_options options = {
+        .conns = conns, .bytes = MESSAGE_BYTES, .port = server->control->port};
+    int error = warm(server, warm_ns);
+    if (error == 0)
+        error = read_server(server, &before);
+    if (error == 0)
+        error = load_open(&load, &options);
+    if (error == 0)
+        error = read_server(server, &after);
+    if (error == 0 && after.counters.conns < conns)
+        error = -ECONNRESET;
+    load_close(load);
+    if (error != 0)
+        return error;
+    const double user = (double)after.memory.anonymous_bytes - (double)before.memory.anonymous_bytes;
+    const double all = (double)after.memory.resident_bytes - (double)before.memory.resident_bytes;
+    const double slab = (double)after.slab_bytes - (double)before.slab_bytes;
+    metrics[USER_BYTES] = user / conns;
+    metrics[RESIDENT_BYTES] = all / conns;
+    metrics[KERNEL_BYTES] = after.slab_bytes > 0 ? slab / conns : NAN;
+    metrics[START_KIB] = (double)before.memory.anonymous_bytes / 1024;
+    metrics[HELD] =
+        after.counters.buffers_held >= 0 ? (double)after.counters.buffers_held : NAN;
+    return 0;
+}
+
+static int
+measure(struct bench *bench, const struct bench_subject *subject, double *metrics)
+{
+    struct server server;
+    int error = server_start(&server, subject->context, bench->environment.cpu_server);
+    if (error != 0)
+        return error;
+    error = measure_on(&server, subject->parameter, (uint64_t)(bench->options.seconds * 1e9),
+                       metrics);
+    server_stop(&server);
+    return error;
+}
+
+static void
+add_results(struct bench *bench, const struct bench_samples *samples,
+            const struct bench_subject *subject, unsigned at)
+{
+    struct estimate values[COLUMNS] = {
+        estimate_exact(subject->parameter),      bench_estimate(samples, at, USER_BYTES),
+        bench_estimate(samples, at, KERNEL_BYTES), bench_estimate(samples, at, HELD),
+        bench_estimate(samples, at, START_KIB),  bench_estimate(samples, at, RESIDENT_BYTES),
+    };
+    values[3] = estimate_exact(values[3].median);
+    values[4] = estimate_exact(values[4].median);
+    report_row(&bench->report, subject->name, values);
+    if (strncmp(subject->name, "berth-", 6) != 0)
+        return;
+    char name[64], text[96];
+    snprintf(name, sizeof name, "%s_user_bytes", subject->name);
+    snprintf(text, sizeof text, "user bytes per idle connection, %s, %u conns", subject->name,
+             subject->parameter);
+    report_figure(&bench->report, name, text, "B", values[1], false, USER_BYTES_MAX);
+    snprintf(name, sizeof name, "%s_buffers_held", subject->name);
+    snprintf(text, sizeof text, "  and buffers held by them");
+    report_figure(&bench->report, name, text, "", values[3], false, 0);
+}
+
+int
+bench_idle_run(struct bench *bench)
+{
+    static struct bench_samples samples;
+    const uint32_t room = machine_descriptors_free();
+    const uint32_t most = room > DESCRIPTORS_KEPT ? room - DESCRIPTORS_KEPT : 1;
+    report_table_begin(&bench->report, "idle", columns, COLUMNS);
+    for (unsigned i = 0; i < bench->options.connections_count && !machine_interrupted; i++) {
+        uint32_t conns = bench->options.connections[i];
+        if (conns > most) {
+            report_note(&bench->report, "%u connections wanted, %u fit the limit of descriptors",
+                        conns, most);
+            conns = most;
+        }
+        struct bench_subject subjects[BENCH_SUBJECTS_MAX];
+        unsigned count = 0;
+        for (const struct server_kind *kind = server_kinds; kind->name != NULL; kind++) {
+            if (bench_wants(bench, kind->name))
+                subjects[count++] = (struct bench_subject){
+                    .name = kind->name, .measure = measure, .context = kind, .parameter = conns};
+        }
+        bench_rounds(bench, subjects, count, &samples);
+        for (unsigned s = 0; s < count; s++) {
+            if (!subjects[s].left_out)
+                add_results(bench, &samples, &subjects[s], s);
+        }
+    }
+    report_note(&bench->report, "kernel bytes: slab growth of the whole machine, both ends");
+    return bench->report.tables[0].rows_count > 0 ? 0 : -EIO;
+}

@@ -1,0 +1,155 @@
+/*
+ * Clock, processors, memory figures and signals for the benchmark programs. Everything is read from
+ * where the kernel tells it exactly; nothing is estimated here.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "machine.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+volatile sig_atomic_t machine_interrupted;
+
+static void
+on_interrupt(int number)
+{
+    (void)number;
+    machine_interrupted = 1;
+}
+
+void
+machine_catch_interrupts(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_interrupt;
+    /* One shot: whoever asks twice does not want to wait for a tidy end. */
+    action.sa_flags = (int)SA_RESETHAND;
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+uint64_t
+machine_cpu_ns(void)
+{
+    struct timespec used;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+}
+
+void
+machine_sleep_ms(unsigned ms)
+{
+    const struct timespec pause = {ms / 1000, (long)(ms % 1000) * 1000000};
+    nanosleep(&pause, NULL);
+}
+
+int
+machine_cpus(void)
+{
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+        return 1;
+    return CPU_COUNT(&allowed);
+}
+
+int
+machine_cpu_ranked(int rank)
+{
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+        return -1;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (CPU_ISSET(cpu, &allowed) && rank-- == 0)
+            return cpu;
+    }
+    return -1;
+}
+
+int
+machine_pin(int cpu)
+{
+    if (cpu < 0 || cpu >= CPU_SETSIZE)
+        return -EINVAL;
+    cpu_set_t wanted;
+    CPU_ZERO(&wanted);
+    CPU_SET(cpu, &wanted);
+    return sched_setaffinity(0, sizeof wanted, &wanted) == 0 ? 0 : -errno;
+}
+
+uint32_t
+machine_descriptors_free(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return 0;
+    const uint64_t most = limit.rlim_cur < INT32_MAX ? limit.rlim_cur : INT32_MAX;
+    uint64_t used = 0;
+    DIR *directory = opendir("/proc/self/fd");
+    if (directory != NULL) {
+        while (readdir(directory) != NULL)
+            used++;
+        closedir(directory);
+    }
+    return (uint32_t)(most > used ? most - used : 0);
+}
+
+/** The number after `key` in lines such as "Rss:      1604 kB", in bytes; 0 if it is not there. */
+static uint64_t
+field_kib(FILE *file, const char *key)
+{
+    char line[256];
+    unsigned long long kib = 0;
+    rewind(file);
+    while (fgets(line, sizeof line, file) != NULL) {
+        if (strncmp(line, key, strlen(key)) == 0 && sscanf(line + strlen(key), "%llu", &kib) == 1)
+            return (uint64_t)kib * 1024;
+    }
+    return 0;
+}
+
+static FILE *
+process_file(pid_t pid, const char *name)
+{
+    char path[64];
+    if (pid == 0)
+        snprintf(path, sizeof path, "/proc/self/%s", name);
+    else
+        snprintf(path, sizeof path, "/proc/%ld/%s", (long)pid, name);
+    return fopen(path, "re");
+}
+
+int
+machine_memory_get(pid_t pid, struct machine_memory *memory)
+{
+    memset(memory, 0, sizeof *memory);
+    FILE *file = process_file(pid, "smaps_rollup");
+    if (file == NULL)
+        return -errno;
+    memory->resident_bytes = field_kib(file, "Rss:");
+    memory->anonymous_bytes = field_kib(file, "Anonymous:");
+    fclose(file);
+    file = process_file(pid, "status");
+    if (file == NULL)
+        return -errno;
+    memory->page_table_bytes = field_kib(file, "VmPTE:");
+    fclose(file);
+    return 0;
+}
+
+uint64_t
+machine_slab_bytes(void)
+{
+    FILE *file = fopen("/proc/meminfo", "re");
+    if (file == NULL)
+        return 0;
+    const uint64_t bytes = field_kib(file, "Slab:");
+    fclose(file);
+    return bytes;
+}

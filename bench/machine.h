@@ -1,0 +1,61 @@
+/*
+ * The machine as a benchmark sees it: its clock, its processors, the memory of a process, and the
+ * user's wish to stop. Nothing here knows what is being measured.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef BENCH_MACHINE_H
+#define BENCH_MACHINE_H
+
+#include <signal.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
+
+/** Set by the first SIGINT or SIGTERM: finish the measurement at hand, then report what there is. */
+extern volatile sig_atomic_t machine_interrupted;
+
+/** Catches SIGINT and SIGTERM once; the second one ends the program as usual. */
+void machine_catch_interrupts(void);
+
+/** Nanoseconds of the monotonic clock. */
+static inline uint64_t
+machine_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/** User and system time of this process, in nanoseconds. */
+uint64_t machine_cpu_ns(void);
+
+/** Sleeps; ends early when a signal arrives. */
+void machine_sleep_ms(unsigned ms);
+
+/** How many CPUs this process may run on. */
+int machine_cpus(void);
+
+/** The CPU that is number `rank` among those this process may run on, or -1. */
+int machine_cpu_ranked(int rank);
+
+/** Binds the calling thread to `cpu`. 0 or -errno. */
+int machine_pin(int cpu);
+
+/** How many descriptors this process may still open, as far as RLIMIT_NOFILE tells. */
+uint32_t machine_descriptors_free(void);
+
+/** Memory of one process that is in RAM now. */
+struct machine_memory {
+    uint64_t resident_bytes;   /**< all of it */
+    uint64_t anonymous_bytes;  /**< heap, stacks, anonymous mappings: no code, no files */
+    uint64_t page_table_bytes; /**< what the kernel spends on mapping it */
+};
+
+/** Reads it exactly (smaps_rollup, not the rounded counters of statm). `pid` 0: self. 0, -errno. */
+int machine_memory_get(pid_t pid, struct machine_memory *memory);
+
+/** Bytes in the kernel's slab caches, whole machine; 0 when it cannot be read. */
+uint64_t machine_slab_bytes(void);
+
+#endif

@@ -1,0 +1,45 @@
+/*
+ * One slice of an echo measurement: a fresh server, connections, a warm-up, then load for a while
+ * between two looks at the server's counters. Used by case `echo` and by the demo.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef BENCH_SLICE_H
+#define BENCH_SLICE_H
+
+#include <stdint.h>
+
+#include "load.h"
+#include "server.h"
+
+struct slice_options {
+    const struct server_kind *kind;
+    int cpu_server; /**< -1: anywhere */
+    uint32_t conns;
+    uint32_t bytes;
+    const char *load; /**< engine of the load, or NULL */
+    uint64_t warm_ns;
+    uint64_t run_ns;
+    /** Called about ten times a second while the load runs; may be NULL. */
+    void (*progress)(void *context, const struct load_result *so_far);
+    void *context;
+};
+
+/** What the slice says about the server. */
+struct slice_result {
+    double cpu_ns_per_message;
+    double messages_per_second;
+    double syscalls_per_message;
+    double messages_per_turn;
+    double server_busy;  /**< share of one CPU */
+    double load_cpu_ns_per_message;
+    double enobufs;      /**< in the slice */
+    struct load_result load;
+    struct server_counters last; /**< at the end, connections still open */
+    char explain[1536];
+};
+
+/** Measures. 0, or -errno of whatever went wrong; -ECANCELED when interrupted. */
+int slice_measure(const struct slice_options *options, struct slice_result *result);
+
+#endif
