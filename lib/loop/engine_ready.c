@@ -19,6 +19,8 @@
 #include "loop/poller.h"
 #include "os/sys.h"
 
+BERTH_STATIC_ASSERT(OP_READY == POLLER_TOKEN_OP, "pollers make the same tokens");
+
 /** Leases sent by one system call. */
 #define SEND_IOVECS_MAX 64
 

@@ -28,6 +28,9 @@ enum poller_event {
     POLLER_EDGE = 16
 };
 
+/** The operation byte of the tokens that readiness engines register (OP_READY). */
+#define POLLER_TOKEN_OP 1
+
 /** One descriptor that is ready. */
 struct poller_ready {
     berth_token token;

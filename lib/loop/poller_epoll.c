@@ -135,7 +135,8 @@ rebuild(struct epoll_poller *poller)
         if (events == 0)
             continue;
         const struct berth_slot *slot = berth_table_slot(poller->base.table, index);
-        (void)control(poller, set, EPOLL_CTL_ADD, (int)index, berth_slot_token(slot, 1), events);
+        (void)control(poller, set, EPOLL_CTL_ADD, (int)index,
+                      berth_slot_token(slot, POLLER_TOKEN_OP), events);
     }
     (void)sys_close(poller->set);
     poller->set = set;

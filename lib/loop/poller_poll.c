@@ -17,7 +17,6 @@
 struct poll_poller {
     struct poller base;
     struct pollfd *fds;
-    berth_token *tokens;
     uint32_t count, room;
     uint32_t *places; /**< by descriptor: 1 + its place in fds, 0 when it is not watched */
     uint32_t places_room;
@@ -46,7 +45,6 @@ poller_destroy(struct poller *base)
 {
     struct poll_poller *poller = of(base);
     free(poller->fds);
-    free(poller->tokens);
     free(poller->places);
     free(poller);
 }
@@ -79,10 +77,6 @@ grow(struct poll_poller *poller, uint32_t fd)
         if (fds == NULL)
             return -ENOMEM;
         poller->fds = fds;
-        berth_token *tokens = (berth_token *)realloc(poller->tokens, room * sizeof(*tokens));
-        if (tokens == NULL)
-            return -ENOMEM;
-        poller->tokens = tokens;
         poller->room = room;
     }
     return 0;
@@ -107,13 +101,13 @@ static int
 poller_add(struct poller *base, int fd, berth_token token, uint32_t events)
 {
     struct poll_poller *poller = of(base);
+    (void)token;
     const int error = grow(poller, (uint32_t)fd);
     if (error)
         return error;
     if (poller->places[fd] != 0)
         return -EEXIST;
     poller->fds[poller->count] = (struct pollfd){.fd = fd, .events = to_poll(events)};
-    poller->tokens[poller->count] = token;
     poller->places[fd] = ++poller->count;
     return 0;
 }
@@ -122,11 +116,11 @@ static int
 poller_modify(struct poller *base, int fd, berth_token token, uint32_t events)
 {
     struct poll_poller *poller = of(base);
+    (void)token;
     if ((uint32_t)fd >= poller->places_room || poller->places[fd] == 0)
         return -ENOENT;
     const uint32_t place = poller->places[fd] - 1;
     poller->fds[place].events = to_poll(events);
-    poller->tokens[place] = token;
     return 0;
 }
 
@@ -139,7 +133,6 @@ poller_remove(struct poller *base, int fd)
     const uint32_t place = poller->places[fd] - 1;
     const uint32_t last = --poller->count;
     poller->fds[place] = poller->fds[last]; /* the last one takes the free place */
-    poller->tokens[place] = poller->tokens[last];
     poller->places[poller->fds[place].fd] = place + 1;
     poller->places[fd] = 0;
 }
@@ -161,7 +154,9 @@ poller_wait(struct poller *base, int timeout_ms, struct poller_ready *ready, uin
         if (poller->fds[at].revents == 0)
             continue;
         left--;
-        ready[found].token = poller->tokens[at];
+        /* A descriptor is forgotten here before it is closed: its slot is the one that is meant. */
+        ready[found].token = berth_slot_token(
+            berth_table_slot(base->table, (uint32_t)poller->fds[at].fd), POLLER_TOKEN_OP);
         ready[found].events = from_poll(poller->fds[at].revents);
         berth_table_prefetch(base->table, ready[found].token);
         found++;
