@@ -366,6 +366,19 @@ conn_fail_all(struct berth_loop *loop)
     }
 }
 
+void
+conn_abandon_all(struct berth_loop *loop)
+{
+    conn_fail_all(loop); /* those too that came while the others went */
+    BERTH_TABLE_EACH_LIVE (loop->table, index) {
+        struct berth_slot *slot = berth_table_slot(loop->table, index);
+        if (slot->state & (CONN_LISTENER | CONN_WAKE))
+            continue;
+        slot->flags |= BERTH_SLOT_CLOSING;
+        call_close(loop, slot);
+    }
+}
+
 /* ---- progress ------------------------------------------------------------------------------- */
 
 /** The queue fell under its low mark after having passed the high one. */

@@ -27,6 +27,9 @@
 /** How long the loop waits for the kernel to let go of everything when it is destroyed. */
 #define DESTROY_WAIT_MS 6000
 
+/** Turns that may fail meanwhile: what fails for a moment must not cost anybody the close. */
+#define DESTROY_FAILURES_MAX 8
+
 /** Best first. A row is all it takes to add one. */
 static const struct engine *const engines[] = {
 #ifdef BERTH_HAVE_LIBURING
@@ -208,15 +211,21 @@ choose_engine(struct berth_loop *loop)
     return error;
 }
 
-/** Descriptors that the close protocol did not get to: the engine never ran, or did not let go. */
+/**
+ * What the close protocol did not get to: the engine never ran, or did not let go. The engine is
+ * gone now, so that nothing reads their queues any more.
+ */
 static void
 close_leftovers(struct berth_loop *loop)
 {
     if (loop->table == NULL)
         return;
-    BERTH_TABLE_EACH_LIVE (loop->table, index)
-        if ((int)index != loop->wake_fd)
-            (void)sys_close((int)index);
+    BERTH_TABLE_EACH_LIVE (loop->table, index) {
+        if ((int)index == loop->wake_fd)
+            continue;
+        send_clear(loop, berth_table_slot(loop->table, index));
+        (void)sys_close((int)index);
+    }
 }
 
 static void
@@ -381,13 +390,16 @@ static void
 close_everything(struct berth_loop *loop)
 {
     const uint64_t deadline_ms = loop_now_ms() + DESTROY_WAIT_MS;
+    unsigned failures = 0;
     listener_close_all(loop);
     conn_fail_all(loop);
     /* One slot is the wake-up descriptor's. */
     while (berth_table_live_count(loop->table) > 1 + loop->stats.zombies &&
-           loop_now_ms() < deadline_ms)
-        if (berth_loop_turn(loop, 10) < 0)
-            break;
+           failures < DESTROY_FAILURES_MAX && loop_now_ms() < deadline_ms)
+        failures += berth_loop_turn(loop, 10) < 0;
+    loop->in_turn = 1; /* the last callbacks may not turn either */
+    conn_abandon_all(loop);
+    loop->in_turn = 0;
 }
 
 int

@@ -371,6 +371,9 @@ int conn_closing_tick(struct berth_loop *loop);
 /** Fails every connection with -ECANCELED: the loop is being destroyed. */
 void conn_fail_all(struct berth_loop *loop);
 
+/** Calls close for those that are still there: nobody will turn the loop again. */
+void conn_abandon_all(struct berth_loop *loop);
+
 /** Frees a class that nobody uses any more. */
 void class_put(struct berth_loop *loop, uint8_t class_id);
 
