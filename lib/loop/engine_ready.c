@@ -135,7 +135,9 @@ receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
         }
         if (total >= share) {
             loop->stats.fairness_stops++;
-            (void)update_interest(loop, slot);
+            const int error = update_interest(loop, slot);
+            if (error)
+                conn_failed(loop, slot, error); /* or it would never be heard of again */
             break;
         }
         if (total > 0) {

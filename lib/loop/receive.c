@@ -88,7 +88,7 @@ nothing_read(struct berth_loop *loop, struct berth_slot *slot, intptr_t error)
 {
     if (error == 0)
         conn_eof(loop, slot);
-    else if (error != -EAGAIN && error != -EINTR)
+    else if (error != -EAGAIN)
         conn_failed(loop, slot, (int)error);
 }
 
@@ -110,7 +110,10 @@ receive_now(struct berth_loop *loop, struct berth_slot *slot, enum berth_class s
         BERTH_LIKELY(size_class == BERTH_CLASS_4K) ? RECEIVE_BYTES : berth_class_bytes(size_class);
     if (BERTH_UNLIKELY(slot->state & CONN_CREDIT) && slot_cold(loop, slot)->credit < size)
         size = slot_cold(loop, slot)->credit;
-    const intptr_t got = sys_recv(berth_slot_fd(slot), taken.data, size, MSG_DONTWAIT);
+    intptr_t got;
+    do
+        got = sys_recv(berth_slot_fd(slot), taken.data, size, MSG_DONTWAIT);
+    while (BERTH_UNLIKELY(got == -EINTR)); /* an edge tells of the bytes only once */
     loop->stats.syscalls++;
     if (BERTH_LIKELY(got > 0)) {
         lend(loop, slot, size_class, &taken, (uint32_t)got);
