@@ -20,6 +20,9 @@
  *   everything else                 owner only       owner only
  *   inside a callback of the pool:  everything but berth_pool_turn and berth_pool_destroy
  *
+ * After fork(2) the child must leave the pool alone, berth_pool_destroy included: slabs are not
+ * inherited, and something else may be mapped where they were.
+ *
  * SPDX-License-Identifier: MIT
  */
 #ifndef BERTH_POOL_H

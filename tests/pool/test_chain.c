@@ -231,6 +231,27 @@ START_TEST(bad_arguments)
 }
 END_TEST
 
+/** Released behind the chain's back: nothing is read from it, and nothing is lost. */
+START_TEST(stale_lease_in_a_chain)
+{
+    struct berth_pool *pool = test_pool_make(8 * MIB);
+    struct berth_chain chain = {0};
+    append_text(pool, &chain, "good");
+    struct berth_lease bad = lease_of_text(pool, "bad");
+    ck_assert_int_eq(berth_chain_append(pool, &chain, bad), 0);
+    ck_assert_int_eq(berth_release(pool, bad), 0);
+    struct iovec iov[4];
+    ck_assert_uint_eq(berth_chain_iovec(pool, &chain, iov, 4), 1);
+    ck_assert_ptr_null(berth_chain_pullup(pool, &chain, 6));
+    ck_assert_uint_eq(chain.bytes, 7);
+    ck_assert_ptr_nonnull(berth_chain_pullup(pool, &chain, 4));
+    ck_assert_int_eq(berth_chain_consume(pool, &chain, 4), 0);
+    ck_assert_int_eq(berth_chain_pop(pool, &chain, &bad), 0);
+    ck_assert_ptr_null(berth_lease_data(pool, bad));
+    test_pool_end(pool);
+}
+END_TEST
+
 START_TEST(links_are_limited_and_come_back)
 {
     enum { LINKS = 1 << 18 };
@@ -242,6 +263,7 @@ START_TEST(links_are_limited_and_come_back)
             ck_abort_msg("refused at %d", i);
     }
     ck_assert_int_eq(berth_chain_append(pool, &chain, lease), -ENOBUFS);
+    ck_assert_ptr_null(berth_chain_pullup(pool, &chain, 2)); /* it would need a link */
     ck_assert_uint_eq(chain.bytes, LINKS);
     ck_assert_int_eq(berth_chain_consume(pool, &chain, 1), 0);
     ck_assert_int_eq(berth_chain_append(pool, &chain, lease), 0); /* the lease is the chain's now */
@@ -389,6 +411,7 @@ main(void)
     TEST_ADD(suite, pullup_without_a_buffer_changes_nothing);
     TEST_ADD(suite, pullup_above_the_largest_class);
     TEST_ADD(suite, bad_arguments);
+    TEST_ADD(suite, stale_lease_in_a_chain);
     TEST_ADD(suite, links_are_limited_and_come_back);
     TEST_ADD(suite, wrapped_memory_is_a_lease_like_any_other);
     TEST_ADD(suite, wrap_refuses_bad_arguments);

@@ -243,6 +243,76 @@ address_space_bytes(void)
     return pages * PAGE;
 }
 
+/** In a child: takes slabs until there are no more, twice. Returns how many there were. */
+static int
+count_slabs(size_t address_space_more)
+{
+    static void *slabs[256];
+    struct berth_alloc *source = source_make();
+    const size_t bytes = address_space_bytes() + address_space_more;
+    const struct rlimit limit = {bytes, bytes};
+    if (setrlimit(RLIMIT_AS, &limit) != 0)
+        return 200;
+    int counts[2];
+    for (int round = 0; round < 2; round++) {
+        int n = 0;
+        while (n < 256 && (slabs[n] = source->allocate(source->context, SLAB_BYTES,
+                                                       SLAB_BYTES)) != NULL)
+            ((char *)slabs[n++])[0] = 1;
+        counts[round] = n;
+        while (n > 0)
+            source->release(source->context, slabs[--n], SLAB_BYTES);
+    }
+    const struct berth_alloc_jemalloc_info info = info_of(source);
+    if (info.slabs != 0 || info.blocks != 0 || counts[1] < counts[0])
+        return 201;
+    return counts[0];
+}
+
+START_TEST(smaller_blocks_when_room_is_short)
+{
+    int status = 0;
+    TEST_STATUS_OF(status, _exit(count_slabs(30 * MIB))); /* less than one block */
+    ck_assert(WIFEXITED(status));
+    ck_assert_int_ge(WEXITSTATUS(status), 4);
+    ck_assert_int_le(WEXITSTATUS(status), 14);
+    TEST_STATUS_OF(status, _exit(count_slabs(1 * MIB)));
+    ck_assert_int_eq(WEXITSTATUS(status), 0);
+}
+END_TEST
+
+/** In a child: locked memory cannot be dropped with MADV_DONTNEED, and yet reads as zero. */
+static int
+use_locked(void)
+{
+    struct berth_alloc *source = source_make();
+    if (mlockall(MCL_FUTURE) != 0)
+        return 77;
+    for (int round = 0; round < 3; round++) {
+        unsigned char *slab = source->allocate(source->context, SLAB_BYTES, SLAB_BYTES);
+        if (slab == NULL)
+            return 77;
+        for (size_t i = 0; i < SLAB_BYTES; i++)
+            if (slab[i] != 0)
+                return 8;
+        memset(slab, 1, SLAB_BYTES);
+        source->release(source->context, slab, SLAB_BYTES);
+    }
+    return berth_alloc_jemalloc_destroy(source) == 0 ? 7 : 9;
+}
+
+START_TEST(locked_slabs_are_zero_too)
+{
+    int status = 0;
+    TEST_STATUS_OF(status, _exit(use_locked()));
+    ck_assert(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77)
+        printf("not run: so much memory may not be locked here\n");
+    else
+        ck_assert_int_eq(WEXITSTATUS(status), 7);
+}
+END_TEST
+
 START_TEST(sources_come_and_go)
 {
     size_t before = 0;
@@ -297,6 +367,12 @@ main(void)
     TEST_ADD(suite, pinning_through_the_pool);
     TEST_ADD(suite, released_slab_holds_no_memory);
     TEST_ADD(suite, sources_come_and_go);
+    if (TEST_SANITIZED) {
+        printf("not run under a sanitizer, which needs the address space: the real limits\n");
+    } else {
+        TEST_ADD(suite, smaller_blocks_when_room_is_short);
+        TEST_ADD(suite, locked_slabs_are_zero_too);
+    }
 #ifdef __SANITIZE_THREAD__
     printf("not run under TSan, which cannot follow jemalloc's fork handlers: the child\n");
 #else
