@@ -23,6 +23,7 @@ use_table(void)
 {
     struct berth_table table;
     struct hot *hot = NULL;
+    struct cold *cold = NULL;
     int result = client_table_init(&table, NULL);
     if (result != 0)
         return result;
@@ -31,8 +32,10 @@ use_table(void)
     if (result == 0) {
         const berth_token token = client_token(hot, 1);
         hot->requests++;
-        strcpy(client_cold(&table, hot)->peer, "somebody");
-        if (client_find(&table, token) != hot || client_release(&table, hot) != 0 ||
+        cold = client_cold(&table, hot);
+        if (cold != NULL)
+            strcpy(cold->peer, "somebody");
+        if (cold == NULL || client_find(&table, token) != hot || client_release(&table, hot) != 0 ||
             client_find(&table, token) != NULL)
             result = -1;
     }
