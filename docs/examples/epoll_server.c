@@ -51,21 +51,21 @@ conn_close(struct conn *conn)
     berth_epoll_close(&set, berth_slot_of(conn));
 }
 
-/* Takes over the descriptor, whatever comes of it. */
-static int
+/* Takes over the descriptor, whatever comes of it. Returns NULL if there is no room for it. */
+static struct conn *
 conn_open(int fd)
 {
     struct conn *conn = NULL;
 
     if (conn_claim(&table, (uint32_t)fd, &conn) != 0) {
         close(fd);
-        return -1;
+        return NULL;
     }
     if (berth_epoll_add(&set, berth_slot_of(conn), EPOLLIN) != 0) {
         conn_close(conn);
-        return -1;
+        return NULL;
     }
-    return 0;
+    return conn;
 }
 
 /* Sends; what the kernel does not take waits for EPOLLOUT. Returns -1 if the connection is over. */
@@ -117,10 +117,10 @@ conn_serve(struct conn *conn)
 }
 
 static void
-accept_some(int listener)
+accept_some(struct conn *listener)
 {
     for (int i = 0; i < ACCEPTS_MAX; i++) {
-        const int fd = net_accept(listener);
+        const int fd = net_accept(conn_fd(listener));
         if (fd < 0)
             break;
         conn_open(fd);
@@ -131,21 +131,24 @@ int
 main(int argc, char **argv)
 {
     struct epoll_event events[EVENTS_MAX];
+    struct conn *listener = NULL;
     sigset_t waiting;
 
-    const int listener = net_listen(argc, argv, &waiting);
+    const int fd = net_listen(argc, argv, &waiting);
     if (berth_pool_create(&pool, NULL) != 0 || conn_table_init(&table, NULL) != 0 ||
-        berth_epoll_init(&set, &table) != 0 || conn_open(listener) != 0)
+        berth_epoll_init(&set, &table) != 0 || (listener = conn_open(fd)) == NULL)
         return EXIT_FAILURE;
     while (!net_stopping) {
         const int n = epoll_pwait(set.fd, events, EVENTS_MAX, -1, &waiting);
         BERTH_EPOLL_EACH (at, &set, events, n) {
-            if (at.fd == listener)
+            struct conn *conn = berth_slot_payload(at.slot);
+            if (conn == listener)
                 accept_some(listener);
             else
-                conn_serve(berth_slot_payload(at.slot));
+                conn_serve(conn);
         }
     }
+    conn_close(listener);
     berth_epoll_fini(&set);
     berth_table_fini(&table);
     berth_pool_destroy(pool);

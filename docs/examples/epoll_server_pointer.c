@@ -57,8 +57,8 @@ conn_close(struct conn *conn)
     free(conn);
 }
 
-/* Takes over the descriptor, whatever comes of it. */
-static int
+/* Takes over the descriptor, whatever comes of it. Returns NULL if there is no room for it. */
+static struct conn *
 conn_open(int fd)
 {
     struct conn *conn = calloc(1, sizeof(*conn));
@@ -66,15 +66,15 @@ conn_open(int fd)
 
     if (conn == NULL) {
         close(fd);
-        return -1;
+        return NULL;
     }
     conn->fd = fd;
     conn->events = EPOLLIN;
     if (epoll_ctl(set_fd, EPOLL_CTL_ADD, fd, &event) != 0) {
         conn_close(conn);
-        return -1;
+        return NULL;
     }
-    return 0;
+    return conn;
 }
 
 /* Sends; what the kernel does not take waits for EPOLLOUT. Returns -1 if the connection is over. */
@@ -126,10 +126,10 @@ conn_serve(struct conn *conn)
 }
 
 static void
-accept_some(int listener)
+accept_some(struct conn *listener)
 {
     for (int i = 0; i < ACCEPTS_MAX; i++) {
-        const int fd = net_accept(listener);
+        const int fd = net_accept(conn_fd(listener));
         if (fd < 0)
             break;
         conn_open(fd);
@@ -140,21 +140,24 @@ int
 main(int argc, char **argv)
 {
     struct epoll_event events[EVENTS_MAX];
+    struct conn *listener = NULL;
     sigset_t waiting;
 
-    const int listener = net_listen(argc, argv, &waiting);
+    const int fd = net_listen(argc, argv, &waiting);
     if (berth_pool_create(&pool, NULL) != 0 || (set_fd = epoll_create1(EPOLL_CLOEXEC)) < 0 ||
-        conn_open(listener) != 0)
+        (listener = conn_open(fd)) == NULL)
         return EXIT_FAILURE;
     while (!net_stopping) {
         const int n = epoll_pwait(set_fd, events, EVENTS_MAX, -1, &waiting);
         for (int i = 0; i < n; i++) {
-            if (conn_fd(events[i].data.ptr) == listener)
+            struct conn *conn = events[i].data.ptr;
+            if (conn == listener)
                 accept_some(listener);
             else
-                conn_serve(events[i].data.ptr);
+                conn_serve(conn);
         }
     }
+    conn_close(listener);
     close(set_fd);
     berth_pool_destroy(pool);
     return EXIT_SUCCESS;
