@@ -97,7 +97,7 @@ address_parse(const char *text)
 static void
 listening_print(const char *program, int listener)
 {
-    struct sockaddr_storage address;
+    struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
     socklen_t length = sizeof(address);
     char host[HOST_BYTES_MAX];
     char port[8];

@@ -128,7 +128,7 @@ conn_serve(struct conn *conn)
 static void
 accept_some(struct conn *listener)
 {
-    for (int i = 0; i < ACCEPTS_MAX; i++) {
+    for (int i = 0; i < ACCEPTS_MAX; i++) { /* NOLINT: the event set has the pointer to it */
         const int fd = net_accept(conn_fd(listener));
         if (fd < 0)
             break;

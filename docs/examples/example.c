@@ -281,8 +281,9 @@ example_run(struct berth_loop *loop)
     int64_t next_ms = 0;
     int handled = 0;
 
-    while (!stop_asked && handled >= 0) {
+    for (int stopping = 0; !stopping && handled >= 0;) {
         handled = berth_loop_turn(loop, tick_due(loop, &next_ms));
+        stopping = stop_asked; /* looked at first: a report asked for before it is still given */
         if (report_asked) {
             report_asked = 0;
             report_print(loop);
@@ -316,6 +317,7 @@ input_reserve(struct berth_pool *pool, struct example_input *input, size_t lengt
             return error;
     }
     if (kept > 0) {
+        assert(from != NULL);
         memmove(berth_lease_data(pool, lease), from, kept);
         berth_copies_declare(berth_pool_copies(pool), BERTH_COPY_RECEIVE, kept);
     }

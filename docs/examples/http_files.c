@@ -228,6 +228,7 @@ file_load(const char *path, int64_t now_ms, struct place **place, struct http_fi
         return status_of(error);
     if (stat.st_size == 0)
         return 0;
+    assert(*place != NULL);
     (*place)->checked_ms = now_ms;
     return file_share(*place, file);
 }

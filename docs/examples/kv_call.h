@@ -26,8 +26,7 @@ struct kv_call {
     int64_t now_ms;
 };
 
-/* ---- replies: copied into the send queue ------------------------------------------------------
- */
+/* ---- replies: copied into the send queue -------------------------------------------------- */
 
 void kv_reply_bytes(const struct kv_call *call, const char *data, size_t length);
 void kv_reply(const struct kv_call *call, const char *format, ...) BERTH_PRINTF(2, 3);
@@ -43,8 +42,7 @@ void kv_reply_full(const struct kv_call *call);
 void kv_reply_not_number(const struct kv_call *call);
 void kv_reply_count_wrong(const struct kv_call *call);
 
-/* ---- arguments, by their place; 0 is the name of the command ----------------------------------
- */
+/* ---- arguments, by their place; 0 is the name of the command ------------------------------ */
 
 /** Whether the argument is that word, in any case. */
 int kv_argument_is(const struct kv_argument *argument, const char *word);

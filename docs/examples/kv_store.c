@@ -116,7 +116,8 @@ void
 kv_delete(struct kv_store *store, struct kv_entry *entry)
 {
     kv_expire_at(store, entry, 0);
-    HASH_DEL(store->entries, entry);
+    assert(store->entries != NULL);
+    HASH_DEL(store->entries, entry); /* NOLINT: the analyzer does not see through the macro */
     assert(store->bytes >= entry->key_length + entry->value_length);
     store->bytes -= entry->key_length + entry->value_length;
     free(entry->value);
@@ -201,8 +202,7 @@ kv_put(struct kv_store *store, const char *key, size_t key_length, const char *v
     return entry;
 }
 
-/* ---- expiry -----------------------------------------------------------------------------------
- */
+/* ---- expiry ------------------------------------------------------------------------------- */
 
 void
 kv_expire_at(struct kv_store *store, struct kv_entry *entry, int64_t expires_ms)
@@ -220,7 +220,7 @@ kv_expire_some(struct kv_store *store, int64_t now_ms, unsigned count)
 {
     for (; count > 0 && store->expiring != NULL; count--) {
         struct kv_entry *entry = store->expiring;
-        if (entry->expires_ms <= now_ms) {
+        if (entry->expires_ms <= now_ms) { /* NOLINT: deleted, it is not the first any more */
             kv_delete(store, entry);
             store->expired++;
         } else {
@@ -229,8 +229,7 @@ kv_expire_some(struct kv_store *store, int64_t now_ms, unsigned count)
     }
 }
 
-/* ---- patterns ---------------------------------------------------------------------------------
- */
+/* ---- patterns ----------------------------------------------------------------------------- */
 
 /*
  * Whether `byte` matches the one element (a byte, ?, \x or [...]) at the front of the pattern;
