@@ -89,6 +89,11 @@ machine_descriptors_free(void)
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
         return 0;
+    /* Logins get a low limit that they may raise themselves. */
+    const rlim_t low = limit.rlim_cur;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        limit.rlim_cur = low;
     const uint64_t most = limit.rlim_cur < INT32_MAX ? limit.rlim_cur : INT32_MAX;
     uint64_t used = 0;
     DIR *directory = opendir("/proc/self/fd");

@@ -42,7 +42,7 @@ int machine_cpu_ranked(int rank);
 /** Binds the calling thread to `cpu`. 0 or -errno. */
 int machine_pin(int cpu);
 
-/** How many descriptors this process may still open, as far as RLIMIT_NOFILE tells. */
+/** Raises RLIMIT_NOFILE as far as allowed; how many descriptors this process may still open. */
 uint32_t machine_descriptors_free(void);
 
 /** Memory of one process that is in RAM now. */

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -112,6 +113,18 @@ listening_print(const char *program, int listener)
     fflush(stdout);
 }
 
+/* One descriptor per connection: ask for as many as this process may have at all. */
+static void
+descriptors_raise(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int
 net_listen(int argc, char **argv, sigset_t *waiting)
 {
@@ -121,6 +134,7 @@ net_listen(int argc, char **argv, sigset_t *waiting)
     if (address == NULL)
         usage_exit(argv[0]);
     signals_set(waiting);
+    descriptors_raise();
     reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     const int listener =
         socket(address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);

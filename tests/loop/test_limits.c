@@ -365,8 +365,18 @@ START_TEST(loops_run_out)
     rig_options(&options, engine, NULL);
     options.receive_buffers = 16;
     options.events_max = 16;
-    for (unsigned i = 0; i < LOOPS_MAX; i++)
-        ck_assert_int_eq(berth_loop_create(&loops[i], &options), 0);
+    for (unsigned i = 0; i < LOOPS_MAX; i++) {
+        const int error = berth_loop_create(&loops[i], &options);
+        if (error == -ENOMEM && geteuid() != 0) {
+            /* Rings of a user count against RLIMIT_MEMLOCK. */
+            printf("skipped: a thousand loops, for want of memory that may be locked\n");
+            while (i-- > 0)
+                ck_assert_int_eq(berth_loop_destroy(loops[i]), 0);
+            ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+            return;
+        }
+        ck_assert_int_eq(error, 0);
+    }
     const unsigned descriptors = test_descriptors_open();
     struct berth_loop *none = NULL;
     ck_assert_int_eq(berth_loop_create(&none, &options), -EMFILE);
