@@ -1,10 +1,10 @@
 /*
- * What a case of berth-bench is given, and what it gives back. A case is one file with one function,
- * and one row in the table in cases.c: nothing else has to know of it.
+ * What a case of berth-bench is given, and what it gives back. A case is one file with one
+ * function, and one row in the table in cases.c: nothing else has to know of it.
  *
  * A case sets up what it compares as subjects, has them measured in rounds, and adds tables,
- * figures and controls to the report. Pinning, the environment, progress, Ctrl-C and output are done
- * for it.
+ * figures and controls to the report. Pinning, the environment, progress, Ctrl-C and output are
+ * done for it.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -60,7 +60,7 @@ struct bench_case {
     /** Measures. 0, or -errno when nothing at all could be measured. */
     int (*run)(struct bench *bench);
     unsigned options;
-    unsigned rounds;         /**< unless asked otherwise */
+    unsigned rounds; /**< unless asked otherwise */
     double seconds;
     const char *connections; /**< --connections, unless asked otherwise; NULL: takes none */
 };
@@ -80,12 +80,14 @@ void bench_progress(const struct bench *bench, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void bench_progress_end(const struct bench *bench);
 
-/* ---- rounds ------------------------------------------------------------------------------------ */
+/* ---- rounds ------------------------------------------------------------------------------------
+ */
 
 /** One of the things compared. */
 struct bench_subject {
     const char *name;
-    /** Measures one slice: fills `metrics`. 0, or -errno: it is left out from then on, and named. */
+    /** Measures one slice: fills `metrics`. 0, or -errno: it is left out from then on, and named.
+     */
     int (*measure)(struct bench *bench, const struct bench_subject *subject, double *metrics);
     const void *context;
     uint32_t parameter; /**< the connections, say */

@@ -115,8 +115,8 @@ add_row(struct bench *bench, const struct bench_samples *samples, unsigned at, c
 
 /** What has been promised for this server with this many connections, if anything. */
 static void
-add_figures(struct bench *bench, const struct bench_samples *samples, unsigned at,
-            const char *name, uint32_t conns)
+add_figures(struct bench *bench, const struct bench_samples *samples, unsigned at, const char *name,
+            uint32_t conns)
 {
     char figure[64], text[96];
     const bool epoll = strcmp(name, "berth-epoll") == 0, uring = strcmp(name, "berth-uring") == 0;
@@ -182,8 +182,9 @@ bench_echo_run(struct bench *bench)
         }
         run_with(bench, conns, &samples);
     }
-    report_note(&bench->report, "messages of %u bytes, one in flight per connection; latencies are "
-                                "those of a full system: compare, do not quote",
+    report_note(&bench->report,
+                "messages of %u bytes, one in flight per connection; latencies are "
+                "those of a full system: compare, do not quote",
                 bench->options.bytes);
     return bench->report.tables[0].rows_count > 0 ? 0 : -EIO;
 }

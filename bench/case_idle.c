@@ -55,8 +55,8 @@ read_server(struct server *server, struct reading *reading)
 }
 
 /**
- * One connection that talks for a while touches everything that is made once: code, the heap's first
- * pages, every posted buffer.
+ * One connection that talks for a while touches everything that is made once: code, the heap's
+ * first pages, every posted buffer.
  */
 static int
 warm(const struct server *server, uint64_t ns)
@@ -90,15 +90,15 @@ measure_on(struct server *server, uint32_t conns, uint64_t warm_ns, double *metr
     load_close(load);
     if (error != 0)
         return error;
-    const double user = (double)after.memory.anonymous_bytes - (double)before.memory.anonymous_bytes;
+    const double user =
+        (double)after.memory.anonymous_bytes - (double)before.memory.anonymous_bytes;
     const double all = (double)after.memory.resident_bytes - (double)before.memory.resident_bytes;
     const double slab = (double)after.slab_bytes - (double)before.slab_bytes;
     metrics[USER_BYTES] = user / conns;
     metrics[RESIDENT_BYTES] = all / conns;
     metrics[KERNEL_BYTES] = after.slab_bytes > 0 ? slab / conns : NAN;
     metrics[START_KIB] = (double)before.memory.anonymous_bytes / 1024;
-    metrics[HELD] =
-        after.counters.buffers_held >= 0 ? (double)after.counters.buffers_held : NAN;
+    metrics[HELD] = after.counters.buffers_held >= 0 ? (double)after.counters.buffers_held : NAN;
     return 0;
 }
 
@@ -109,8 +109,8 @@ measure(struct bench *bench, const struct bench_subject *subject, double *metric
     int error = server_start(&server, subject->context, bench->environment.cpu_server);
     if (error != 0)
         return error;
-    error = measure_on(&server, subject->parameter, (uint64_t)(bench->options.seconds * 1e9),
-                       metrics);
+    error =
+        measure_on(&server, subject->parameter, (uint64_t)(bench->options.seconds * 1e9), metrics);
     server_stop(&server);
     return error;
 }
@@ -120,9 +120,9 @@ add_results(struct bench *bench, const struct bench_samples *samples,
             const struct bench_subject *subject, unsigned at)
 {
     struct estimate values[COLUMNS] = {
-        estimate_exact(subject->parameter),      bench_estimate(samples, at, USER_BYTES),
+        estimate_exact(subject->parameter),        bench_estimate(samples, at, USER_BYTES),
         bench_estimate(samples, at, KERNEL_BYTES), bench_estimate(samples, at, HELD),
-        bench_estimate(samples, at, START_KIB),  bench_estimate(samples, at, RESIDENT_BYTES),
+        bench_estimate(samples, at, START_KIB),    bench_estimate(samples, at, RESIDENT_BYTES),
     };
     values[3] = estimate_exact(values[3].median);
     values[4] = estimate_exact(values[4].median);

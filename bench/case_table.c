@@ -39,7 +39,8 @@ static struct {
     struct berth_table created[CREATIONS];
 } on;
 
-/* ---- passes: each does WARM_SLOTS (or WALK_SLOTS) operations ------------------------------------ */
+/* ---- passes: each does WARM_SLOTS (or WALK_SLOTS) operations ------------------------------------
+ */
 
 static void
 pass_floor(void)
@@ -88,7 +89,7 @@ pass_claim_release(void)
 static void
 pass_walk(void)
 {
-    BERTH_TABLE_EACH_LIVE(&on.walk, index)
+    BERTH_TABLE_EACH_LIVE (&on.walk, index)
         USED(index);
 }
 
@@ -131,7 +132,8 @@ measure_passes(struct bench *bench, const struct bench_subject *subject, double 
     return 0;
 }
 
-/* ---- creation ----------------------------------------------------------------------------------- */
+/* ---- creation -----------------------------------------------------------------------------------
+ */
 
 /** Claims one slot in each table made: the first connection. */
 static int
@@ -167,8 +169,7 @@ measure_create(struct bench *bench, const struct bench_subject *subject, double 
         error = machine_memory_get(0, &after);
     if (error == 0) {
         metrics[0] = (double)(end - begin) / CREATIONS;
-        metrics[1] =
-            (double)(after.resident_bytes - before.resident_bytes) / CREATIONS / 1024.0;
+        metrics[1] = (double)(after.resident_bytes - before.resident_bytes) / CREATIONS / 1024.0;
         metrics[2] =
             (double)(after.page_table_bytes - before.page_table_bytes) / CREATIONS / 1024.0;
     }
@@ -177,7 +178,8 @@ measure_create(struct bench *bench, const struct bench_subject *subject, double 
     return error;
 }
 
-/* ---- the case ----------------------------------------------------------------------------------- */
+/* ---- the case -----------------------------------------------------------------------------------
+ */
 
 /** Claims `count` slots of `table`, `step` apart, and keeps their tokens if asked. */
 static int
@@ -255,7 +257,8 @@ add_results(struct bench *bench, const struct bench_samples *samples,
     create.high /= 1000;
     report_figure(&bench->report, "create_us", "create a table of 2^20 slots", "us", create, true,
                   CREATE_US_MAX);
-    report_figure(&bench->report, "create_resident_kib", "  and what is resident once it holds a connection", "KiB",
+    report_figure(&bench->report, "create_resident_kib",
+                  "  and what is resident once it holds a connection", "KiB",
                   bench_estimate(samples, CREATE, 1), true, CREATE_KIB_MAX);
     report_figure(&bench->report, "find_warm_ns", "berth_table_find, warm", "ns",
                   bench_estimate(samples, FIND, 0), false, FIND_NS_MAX);
@@ -282,9 +285,7 @@ bench_table_run(struct bench *bench)
                           .measure = measure_passes,
                           .context = &chained},
         [TOUCH] = {.name = "touch", .measure = measure_passes, .context = &touch},
-        [CLAIM_RELEASE] = {.name = "claim+release",
-                           .measure = measure_passes,
-                           .context = &claim},
+        [CLAIM_RELEASE] = {.name = "claim+release", .measure = measure_passes, .context = &claim},
         [WALK] = {.name = "walk, per live slot", .measure = measure_passes, .context = &walk},
         [SWEEP] = {.name = "sweep, per live slot", .measure = measure_passes, .context = &sweep},
     };

@@ -105,9 +105,21 @@ static void
 capture_mitigations(struct environment *environment)
 {
     static const char *const names[] = {
-        "spectre_v1", "spectre_v2", "meltdown", "mds", "retbleed", "l1tf", "srbds", "taa",
-        "mmio_stale_data", "spec_store_bypass", "spec_rstack_overflow", "gather_data_sampling",
-        "indirect_target_selection", "tsa", "vmscape",
+        "spectre_v1",
+        "spectre_v2",
+        "meltdown",
+        "mds",
+        "retbleed",
+        "l1tf",
+        "srbds",
+        "taa",
+        "mmio_stale_data",
+        "spec_store_bypass",
+        "spec_rstack_overflow",
+        "gather_data_sampling",
+        "indirect_target_selection",
+        "tsa",
+        "vmscape",
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         char path[96], line[256];
@@ -150,8 +162,8 @@ capture_pmu(struct environment *environment)
     environment->has_pmu = fd >= 0;
     if (fd >= 0)
         close((int)fd);
-    snprintf(environment->pmu, sizeof environment->pmu, "%s%s", fd >= 0 ? "yes" : "none: ",
-             fd >= 0 ? "" : strerror(errno));
+    snprintf(environment->pmu, sizeof environment->pmu, "%s%s",
+             fd >= 0 ? "yes" : "none: ", fd >= 0 ? "" : strerror(errno));
 }
 
 static void
@@ -227,8 +239,8 @@ environment_begin(struct environment *environment, int cpu_server, int cpu_load)
     memset(environment, 0, sizeof *environment);
     struct utsname name;
     if (uname(&name) == 0)
-        snprintf(environment->kernel, sizeof environment->kernel, "%.20s %.50s %.20s",
-                 name.sysname, name.release, name.machine);
+        snprintf(environment->kernel, sizeof environment->kernel, "%.20s %.50s %.20s", name.sysname,
+                 name.release, name.machine);
     capture_cpu(environment);
     capture_caches(environment);
     capture_huge_pages(environment);
@@ -253,13 +265,12 @@ environment_end(struct environment *environment, struct report *report)
     struct environment_ticks ticks;
     capture_ticks(&ticks);
     const double wall = (double)(machine_now_ns() - environment->wall_begin_ns) / 1e9;
-    const double busy = (double)(ticks.busy - environment->ticks_begin.busy) /
-                        (double)sysconf(_SC_CLK_TCK);
+    const double busy =
+        (double)(ticks.busy - environment->ticks_begin.busy) / (double)sysconf(_SC_CLK_TCK);
     const double own = own_seconds() - environment->own_begin_s;
     const double all = (double)(ticks.all - environment->ticks_begin.all);
     environment->others = wall > 0 && busy > own ? (busy - own) / wall : 0;
-    environment->steal =
-        all > 0 ? (double)(ticks.steal - environment->ticks_begin.steal) / all : 0;
+    environment->steal = all > 0 ? (double)(ticks.steal - environment->ticks_begin.steal) / all : 0;
 
     if (environment->others > ENVIRONMENT_OTHERS_MAX)
         report_doubt(report, "loaded: others used %.0f %% of a CPU meanwhile (limit %.0f %%)",

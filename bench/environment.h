@@ -26,17 +26,17 @@ struct environment_ticks {
 struct environment {
     char kernel[96];
     char cpu[96];
-    char caches[96];        /**< "L1d 32 KiB, L2 512 KiB, L3 32 MiB" */
-    char huge_pages[32];    /**< the mode of transparent huge pages */
-    char mitigations[192];  /**< what is mitigated, with the names of the kernel */
-    char congestion[32];    /**< of the benchmark's sockets */
+    char caches[96];       /**< "L1d 32 KiB, L2 512 KiB, L3 32 MiB" */
+    char huge_pages[32];   /**< the mode of transparent huge pages */
+    char mitigations[192]; /**< what is mitigated, with the names of the kernel */
+    char congestion[32];   /**< of the benchmark's sockets */
     char congestion_default[32];
     char compiler[96];
     char flags[160];
     char version[32];
     char commit[48];
     char allocator[24];
-    char pmu[64];           /**< "yes", or why there are no hardware counters */
+    char pmu[64]; /**< "yes", or why there are no hardware counters */
     bool has_pmu;
     bool is_virtual;
     int cpus;
@@ -48,7 +48,7 @@ struct environment {
     double steal;             /**< share of all time that the host kept */
     struct environment_ticks ticks_begin;
     uint64_t wall_begin_ns;
-    double own_begin_s;       /**< processor time of ours before that */
+    double own_begin_s; /**< processor time of ours before that */
 };
 
 /** How this program was made: in build.c, which the build writes. */

@@ -2,8 +2,8 @@
  * Messages: making, sending and checking them, and the connections they travel on. How the load
  * waits for answers is in load_epoll.c and load_uring.c.
  *
- * A message is its head, the connection's index and a sequence number, and after that a piece of one
- * pseudo-random text chosen by both. So an answer that belongs to another connection, or to an
+ * A message is its head, the connection's index and a sequence number, and after that a piece of
+ * one pseudo-random text chosen by both. So an answer that belongs to another connection, or to an
  * earlier message, or lost or doubled a byte anywhere, cannot pass.
  *
  * SPDX-License-Identifier: MIT
@@ -25,7 +25,8 @@
 #include "machine.h"
 #include "server.h"
 
-/** Source addresses: with one, the kernel's search for a free port gets slow past some thousands. */
+/** Source addresses: with one, the kernel's search for a free port gets slow past some thousands.
+ */
 #define SOURCES 64u
 
 /** Connections made before their first answers are awaited: below any accept queue. */
@@ -208,8 +209,8 @@ int
 load_open(struct load **made, const struct load_options *options)
 {
     *made = NULL;
-    if (options->conns < 1 || options->conns > LOAD_CONNS_MAX ||
-        options->bytes < LOAD_BYTES_MIN || options->bytes > LOAD_BYTES_MAX)
+    if (options->conns < 1 || options->conns > LOAD_CONNS_MAX || options->bytes < LOAD_BYTES_MIN ||
+        options->bytes > LOAD_BYTES_MAX)
         return -EINVAL;
     struct load *load = calloc(1, sizeof *load);
     if (load == NULL)

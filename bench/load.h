@@ -21,17 +21,17 @@
 struct load;
 
 struct load_options {
-    const char *engine;   /**< NULL: io_uring where granted, else epoll; or "uring" or "epoll" */
-    uint32_t conns;       /**< 1 to LOAD_CONNS_MAX */
-    uint32_t bytes;       /**< of one message */
-    uint16_t port;        /**< on 127.0.0.1 */
+    const char *engine; /**< NULL: io_uring where granted, else epoll; or "uring" or "epoll" */
+    uint32_t conns;     /**< 1 to LOAD_CONNS_MAX */
+    uint32_t bytes;     /**< of one message */
+    uint16_t port;      /**< on 127.0.0.1 */
 };
 
 /** What has happened in the runs so far; all-zero at first, and only grows. */
 struct load_result {
     uint64_t messages; /**< answers received and found right */
     uint64_t wall_ns;
-    uint64_t cpu_ns;   /**< of the load itself */
+    uint64_t cpu_ns; /**< of the load itself */
     struct histogram latency;
 };
 

@@ -13,7 +13,7 @@
 
 /** One connection: half a cache line. */
 struct load_conn {
-    uint64_t sent_ns;  /**< when the message under way was sent; 0: not to be timed */
+    uint64_t sent_ns; /**< when the message under way was sent; 0: not to be timed */
     int fd;
     uint32_t sequence; /**< of the message under way */
     uint32_t received; /**< bytes of its answer so far */
@@ -38,10 +38,10 @@ struct load {
     void *io_state;
     struct load_conn *conns;
     uint32_t opened;
-    uint32_t unfinished;        /**< sends cut short, not yet resumed */
-    int quiet;                  /**< nonzero: answers are not followed by new messages */
-    uint64_t answered;          /**< since the load was opened */
-    struct histogram *latency;  /**< NULL: not timed now */
+    uint32_t unfinished;       /**< sends cut short, not yet resumed */
+    int quiet;                 /**< nonzero: answers are not followed by new messages */
+    uint64_t answered;         /**< since the load was opened */
+    struct histogram *latency; /**< NULL: not timed now */
 };
 
 /** Bytes have come on connection `index`. 0, or -errno if they are not what was sent. */

@@ -48,8 +48,8 @@ buffers_make(struct io_state *io)
 {
     const size_t ring_bytes = BUFFERS * sizeof(struct io_uring_buf);
     io->mapped_bytes = ring_bytes + (size_t)BUFFERS * BUFFER_BYTES;
-    unsigned char *memory = mmap(NULL, io->mapped_bytes, PROT_READ | PROT_WRITE,
-                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    unsigned char *memory =
+        mmap(NULL, io->mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return -errno;
     io->buffer_ring = (struct io_uring_buf_ring *)(void *)memory;

@@ -12,7 +12,8 @@
 #include <sys/types.h>
 #include <time.h>
 
-/** Set by the first SIGINT or SIGTERM: finish the measurement at hand, then report what there is. */
+/** Set by the first SIGINT or SIGTERM: finish the measurement at hand, then report what there is.
+ */
 extern volatile sig_atomic_t machine_interrupted;
 
 /** Catches SIGINT and SIGTERM once; the second one ends the program as usual. */

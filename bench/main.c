@@ -245,9 +245,9 @@ read_options(struct bench_options *options, const struct bench_case *chosen, int
     }
     if (optind < argc)
         return usage_error("what is \"%s\"?", argv[optind]);
-    return variants_known(options->variants) ? 0
-                                             : usage_error("no such variant in \"%s\"",
-                                                           options->variants);
+    return variants_known(options->variants)
+               ? 0
+               : usage_error("no such variant in \"%s\"", options->variants);
 }
 
 bool
@@ -309,7 +309,8 @@ run(struct bench *bench, const struct bench_case *chosen)
     bench->progress_line = isatty(STDERR_FILENO);
     environment_begin(&bench->environment, bench->options.cpu_server, bench->options.cpu_load);
     if (bench->options.rounds < BENCH_ROUNDS_RELIABLE && chosen->rounds >= BENCH_ROUNDS_RELIABLE)
-        report_doubt(&bench->report, "only %u rounds: %u or more make a 95 %% interval worth having",
+        report_doubt(&bench->report,
+                     "only %u rounds: %u or more make a 95 %% interval worth having",
                      bench->options.rounds, BENCH_ROUNDS_RELIABLE);
     const int error = chosen->run(bench);
     bench->report.interrupted = machine_interrupted != 0;

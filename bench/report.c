@@ -76,8 +76,10 @@ report_control(struct report *report, const char *name, struct estimate ratio)
     snprintf(control->name, sizeof control->name, "%s", name);
     control->ratio = ratio;
     if (!estimate_covers(&ratio, 1.0))
-        report_doubt(report, "noisy: the same thing measured twice (%s) differs by %.3f "
-                             "(%.3f to %.3f)", name, ratio.median, ratio.low, ratio.high);
+        report_doubt(report,
+                     "noisy: the same thing measured twice (%s) differs by %.3f "
+                     "(%.3f to %.3f)",
+                     name, ratio.median, ratio.low, ratio.high);
 }
 
 static void

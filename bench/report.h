@@ -1,7 +1,7 @@
 /*
- * What a run of the benchmark has found: tables of rows, figures with their targets, controls, notes
- * and doubts. Cases add to it while they measure; at the end, or after Ctrl-C, it is written to the
- * terminal, as JSON or as CSV. The names are the same in all three.
+ * What a run of the benchmark has found: tables of rows, figures with their targets, controls,
+ * notes and doubts. Cases add to it while they measure; at the end, or after Ctrl-C, it is written
+ * to the terminal, as JSON or as CSV. The names are the same in all three.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -45,7 +45,7 @@ struct report_figure {
     char unit[12];
     struct estimate value;
     double target;
-    bool below;                   /**< must be under the target; otherwise at most the target */
+    bool below; /**< must be under the target; otherwise at most the target */
 };
 
 /** The same thing measured against itself. */
@@ -91,7 +91,8 @@ bool report_figure_met(const struct report_figure *figure);
 
 void report_free(struct report *report);
 
-/* ---- writing it: report_text.c, report_data.c ------------------------------------------------- */
+/* ---- writing it: report_text.c, report_data.c -------------------------------------------------
+ */
 
 void report_write_text(const struct report *report, const struct environment *environment,
                        FILE *out);

@@ -1,6 +1,7 @@
 /*
  * A report for programs: JSON with everything in it, CSV with the tables. Names are those of the
- * columns; an interval adds NAME_low and NAME_high. What was not measured is null, or an empty field.
+ * columns; an interval adds NAME_low and NAME_high. What was not measured is null, or an empty
+ * field.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -167,7 +168,7 @@ json_figures(const struct report *report, FILE *out)
         fputs(", \"target\": ", out);
         json_number(out, figure->target);
         fprintf(out, ", \"met\": %s}",
-                isnan(figure->value.median)  ? "null"
+                isnan(figure->value.median) ? "null"
                 : report_figure_met(figure) ? "true"
                                             : "false");
     }

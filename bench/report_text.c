@@ -104,9 +104,11 @@ write_environment(const struct environment *environment, FILE *out)
             environment->congestion, environment->congestion_default, environment->descriptors);
     fprintf(out, "  build    berth %s (%s), %s %s, %s\n", environment->version, environment->commit,
             environment->compiler, environment->flags, environment->allocator);
-    fprintf(out, "  run      %s; load average %.2f at the start; others used %.1f %% of a CPU, "
-                 "the host kept %.1f %%\n\n", environment->pinning, environment->load_average,
-            environment->others * 100, environment->steal * 100);
+    fprintf(out,
+            "  run      %s; load average %.2f at the start; others used %.1f %% of a CPU, "
+            "the host kept %.1f %%\n\n",
+            environment->pinning, environment->load_average, environment->others * 100,
+            environment->steal * 100);
 }
 
 /** Enough digits to tell the value from its target, and no more. */

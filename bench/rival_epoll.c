@@ -16,7 +16,8 @@
 
 #define CONNS_MAX 65536
 
-/** What could not be sent yet; nothing in the usual case, so that all-zero is a fresh connection. */
+/** What could not be sent yet; nothing in the usual case, so that all-zero is a fresh connection.
+ */
 struct conn {
     unsigned char *rest;
     uint32_t rest_bytes;
@@ -85,8 +86,8 @@ static void
 conn_writable(struct echo *echo, int fd)
 {
     struct conn *conn = &conns[fd];
-    const ssize_t sent = send(fd, conn->rest + conn->rest_sent,
-                              conn->rest_bytes - conn->rest_sent, MSG_NOSIGNAL);
+    const ssize_t sent =
+        send(fd, conn->rest + conn->rest_sent, conn->rest_bytes - conn->rest_sent, MSG_NOSIGNAL);
     echo->counters.syscalls++;
     if (sent < 0) {
         if (errno != EAGAIN)

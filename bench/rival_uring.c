@@ -1,8 +1,8 @@
 /*
- * The other floor: an echo server as a careful person writes it by hand over io_uring. One multishot
- * receive per connection out of one ring of provided buffers, the answer sent from the very buffer
- * the bytes arrived in, everything submitted in batches together with the wait. No library above
- * liburing, no general purpose.
+ * The other floor: an echo server as a careful person writes it by hand over io_uring. One
+ * multishot receive per connection out of one ring of provided buffers, the answer sent from the
+ * very buffer the bytes arrived in, everything submitted in batches together with the wait. No
+ * library above liburing, no general purpose.
  *
  * A buffer is out of the ring from its receive's completion until its send's. MSG_WAITALL makes the
  * kernel resume short sends.
@@ -29,7 +29,7 @@
 enum operation { OP_ACCEPT = 1, OP_RECEIVE, OP_SEND };
 
 /** user_data: operation, buffer (for sends), descriptor. */
-#define USER_DATA(operation, buffer, fd) \
+#define USER_DATA(operation, buffer, fd)                                                           \
     (((uint64_t)(operation) << 56) | ((uint64_t)(buffer) << 32) | (uint32_t)(fd))
 
 struct conn {
@@ -103,8 +103,7 @@ send_back(int fd, unsigned buffer, unsigned bytes)
 static void
 buffer_return(unsigned buffer)
 {
-    io_uring_buf_ring_add(echo.buffer_ring,
-                          echo.buffers + (size_t)buffer * SERVER_RECEIVE_BYTES,
+    io_uring_buf_ring_add(echo.buffer_ring, echo.buffers + (size_t)buffer * SERVER_RECEIVE_BYTES,
                           SERVER_RECEIVE_BYTES, (unsigned short)buffer,
                           io_uring_buf_ring_mask(BUFFERS), (int)echo.returned++);
 }

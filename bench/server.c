@@ -87,9 +87,9 @@ server_listen(uint16_t *port)
     if (fd < 0)
         return -errno;
     int error = server_socket_tune(fd);
-    if (error == 0 && (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 ||
-                       listen(fd, SOMAXCONN) != 0 ||
-                       getsockname(fd, (struct sockaddr *)&address, &length) != 0))
+    if (error == 0 &&
+        (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, SOMAXCONN) != 0 ||
+         getsockname(fd, (struct sockaddr *)&address, &length) != 0))
         error = -errno;
     if (error != 0) {
         close(fd);

@@ -1,7 +1,7 @@
 /*
- * An echo server in a process of its own, and the page of memory through which the measuring process
- * asks it for its counters. A server answers between two turns, never inside one, so that processor
- * time, system calls and messages belong to exactly the same work.
+ * An echo server in a process of its own, and the page of memory through which the measuring
+ * process asks it for its counters. A server answers between two turns, never inside one, so that
+ * processor time, system calls and messages belong to exactly the same work.
  *
  * Every server here, berth's and the hand-written ones, is compiled alike, does the same work, and
  * looks at this page once per turn.
@@ -23,17 +23,18 @@
 #define SERVER_EVENTS_MAX 1024
 #define SERVER_RECEIVE_BYTES 4096
 
-/** What a server has done since it started. The server itself fills in all but the processor time. */
+/** What a server has done since it started. The server itself fills in all but the processor time.
+ */
 struct server_counters {
-    uint64_t cpu_ns;         /**< user and system time of the process */
-    uint64_t wall_ns;        /**< the clock at that moment */
-    uint64_t syscalls;       /**< system calls that the server's loop made */
-    uint64_t turns;          /**< times it waited for events */
+    uint64_t cpu_ns;   /**< user and system time of the process */
+    uint64_t wall_ns;  /**< the clock at that moment */
+    uint64_t syscalls; /**< system calls that the server's loop made */
+    uint64_t turns;    /**< times it waited for events */
     uint64_t received_bytes;
-    uint64_t conns;          /**< open now */
-    uint64_t enobufs;        /**< receives that found no buffer */
-    int64_t buffers_held;    /**< pool buffers neither free nor posted; -1: has no pool */
-    double copies_received;  /**< copies per byte from the ledger; negative: keeps none */
+    uint64_t conns;         /**< open now */
+    uint64_t enobufs;       /**< receives that found no buffer */
+    int64_t buffers_held;   /**< pool buffers neither free nor posted; -1: has no pool */
+    double copies_received; /**< copies per byte from the ledger; negative: keeps none */
     double copies_sent;
 };
 
@@ -47,9 +48,9 @@ struct server_control {
     _Atomic uint32_t state; /**< enum server_state */
     uint32_t cpu_shared;    /**< the server could not be bound to its CPU: -errno, or 0 */
     uint16_t port;
-    int error;              /**< why state is SERVER_FAILED, -errno */
+    int error; /**< why state is SERVER_FAILED, -errno */
     struct server_counters counters;
-    char explain[1536];     /**< what the server says about how it works */
+    char explain[1536]; /**< what the server says about how it works */
 };
 
 /** A way to serve. `serve` returns when asked to stop: 0, or -errno if it could not start. */

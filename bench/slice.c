@@ -27,8 +27,7 @@ compute(const struct slice_options *options, const struct server_counters *befor
     result->syscalls_per_message = (double)(after->syscalls - before->syscalls) / messages;
     result->messages_per_turn = messages / (double)(after->turns - before->turns);
     result->server_busy = cpu_ns / wall_ns;
-    result->load_cpu_ns_per_message =
-        (double)result->load.cpu_ns / (double)result->load.messages;
+    result->load_cpu_ns_per_message = (double)result->load.cpu_ns / (double)result->load.messages;
     result->enobufs = (double)(after->enobufs - before->enobufs);
     result->last = *after;
 }

@@ -31,9 +31,9 @@ struct slice_result {
     double messages_per_second;
     double syscalls_per_message;
     double messages_per_turn;
-    double server_busy;  /**< share of one CPU */
+    double server_busy; /**< share of one CPU */
     double load_cpu_ns_per_message;
-    double enobufs;      /**< in the slice */
+    double enobufs; /**< in the slice */
     struct load_result load;
     struct server_counters last; /**< at the end, connections still open */
     char explain[1536];

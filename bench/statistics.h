@@ -10,14 +10,16 @@
 #include <math.h>
 #include <stdint.h>
 
-/** More rounds than this are refused on the command line: the binomial tail is summed in doubles. */
+/** More rounds than this are refused on the command line: the binomial tail is summed in doubles.
+ */
 #define STATISTICS_ROUNDS_MAX 1000u
 
 /** A median and where the true one lies. Without an interval, low and high are NAN. */
 struct estimate {
-    double median;     /**< NAN: not measured */
-    double low, high;  /**< order statistics of the rounds */
-    double confidence; /**< that [low, high] covers the true median: 0.95 or more, if rounds allow */
+    double median;    /**< NAN: not measured */
+    double low, high; /**< order statistics of the rounds */
+    double
+        confidence; /**< that [low, high] covers the true median: 0.95 or more, if rounds allow */
     unsigned rounds;
 };
 
@@ -42,7 +44,8 @@ estimate_none(void)
  */
 struct estimate estimate_of(const double *values, unsigned count);
 
-/** The same for numerator[i] / denominator[i], round by round: what the two had in common cancels. */
+/** The same for numerator[i] / denominator[i], round by round: what the two had in common cancels.
+ */
 struct estimate estimate_of_ratio(const double *numerator, const double *denominator,
                                   unsigned count);
 

@@ -486,6 +486,7 @@ send_batch(struct berth_loop *loop)
     if (loop->flush_due) { /* its event is not over yet, but its bytes must not wait for that */
         loop->flush_due = 0;
         loop->current->state |= CONN_TODO;
+        BERTH_ASSERT(batch->flush_count < BATCH_MAX);
         batch->flush[batch->flush_count++] = loop->current;
     }
     for (uint32_t i = 0; i < batch->flush_count; i++) {
