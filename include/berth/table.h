@@ -150,7 +150,8 @@ struct berth_table {
     unsigned char *cold;
     uint32_t cold_stride;
     uint16_t tick_now;
-    uint16_t is_view;
+    uint8_t is_view;
+    uint8_t plain;       /**< not shared, one-line slots, no deadlines, not slot mode */
     uint16_t *deadlines; /**< NULL when not asked for */
 
     struct berth_table_stats stats BERTH_ALIGNED(BERTH_CACHE_LINE);

@@ -168,6 +168,9 @@ berth_table_init(struct berth_table *table, const struct berth_table_options *gi
     const int error = reserve(table, &options);
     if (error)
         memset(table, 0, sizeof(*table));
+    else
+        table->plain = !options.shared && !options.deadlines && options.slot_bytes == 64 &&
+                       options.index_mode != BERTH_INDEX_SLOT;
     return error;
 }
 
@@ -285,6 +288,14 @@ generation_after(uint32_t generation)
     return generation + 1 == 0 ? 1 : generation + 1;
 }
 
+/** The slot of a plain table: its size is known to the compiler. */
+static inline struct berth_slot *
+plain_slot(const struct berth_table *table, uint32_t index)
+{
+    BERTH_ASSERT(table->plain && table->slot_shift == SLOT_SHIFT);
+    return (struct berth_slot *)(void *)table->hot + index;
+}
+
 /** The bit of the slot, and the summary bit when its word comes to life. */
 static inline void
 mark_live(struct berth_table *table, uint32_t index, int shared)
@@ -365,15 +376,29 @@ refuse_full(struct berth_table *table)
     return -EMFILE;
 }
 
-int
-berth_table_claim(struct berth_table *table, uint32_t index, struct berth_slot **slot)
+/** Everything that a plain table's claim of a slot once used is not. */
+static __attribute__((noinline)) int
+claim_general(struct berth_table *table, uint32_t index, struct berth_slot **slot)
 {
-    if (BERTH_UNLIKELY(table == NULL || slot == NULL || table->hot == NULL ||
-                       table->index_mode == BERTH_INDEX_SLOT))
+    if (table == NULL || slot == NULL || table->hot == NULL ||
+        table->index_mode == BERTH_INDEX_SLOT)
         return -EINVAL;
-    if (BERTH_UNLIKELY(index >= table->slots_max))
+    if (index >= table->slots_max)
         return refuse_full(table);
     return claim_index(table, index, slot);
+}
+
+int
+berth_table_claim(struct berth_table *table, uint32_t index, struct berth_slot **result)
+{
+    if (BERTH_UNLIKELY(table == NULL || result == NULL || !table->plain ||
+                       index >= table->slots_max))
+        return claim_general(table, index, result);
+    struct berth_slot *slot = plain_slot(table, index);
+    if (BERTH_UNLIKELY(slot->flags != 0 || slot->generation == 0))
+        return claim_general(table, index, result);
+    *result = begin_incarnation(table, slot, index, 0);
+    return 0;
 }
 
 int
@@ -416,10 +441,11 @@ finish_release_shared(struct berth_table *table, uint32_t index)
     __atomic_store_n(&table->owners[index], 0, __ATOMIC_RELEASE);
 }
 
-int
-berth_table_release(struct berth_table *table, berth_token token)
+/** Releases of all kinds, and those that must be refused. */
+static __attribute__((noinline)) int
+release_general(struct berth_table *table, berth_token token)
 {
-    if (BERTH_UNLIKELY(table == NULL || table->hot == NULL))
+    if (table == NULL || table->hot == NULL)
         return -EINVAL;
     struct berth_slot *slot = berth_table_find(table, token);
     if (BERTH_UNLIKELY(slot == NULL || (slot->flags & BERTH_SLOT_GIVEN)))
@@ -447,6 +473,25 @@ berth_table_release(struct berth_table *table, berth_token token)
         slot->queue = table->free_head;
         table->free_head = index + 1;
     }
+    mark_dead(table, index, 0);
+    return 0;
+}
+
+int
+berth_table_release(struct berth_table *table, berth_token token)
+{
+    const uint32_t index = berth_token_index(token);
+    const uint32_t generation = berth_token_generation(token);
+    if (BERTH_UNLIKELY(table == NULL || !table->plain || index >= table->slots_max))
+        return release_general(table, token);
+    struct berth_slot *slot = plain_slot(table, index);
+    const unsigned special = BERTH_SLOT_LIVE | BERTH_SLOT_GIVEN | BERTH_SLOT_COLD_USED;
+    if (BERTH_UNLIKELY(slot->generation != generation ||
+                       (slot->flags & special) != BERTH_SLOT_LIVE || slot->in_flight != 0))
+        return release_general(table, token);
+    memset(slot, 0, sizeof(*slot));
+    slot->generation = generation_after(generation);
+    table->stats.live--;
     mark_dead(table, index, 0);
     return 0;
 }
