@@ -171,7 +171,7 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
     } else if (result == -ENOBUFS) {
         uring_grow_ring(state);
         if (conn_wants_data(slot))
-            conn_starve(loop, slot);
+            receive_starve(loop, slot);
     } else if (result == -EINVAL && state->receive_bytes_max != 0) {
         state->receive_bytes_max =
             0; /* a kernel before 6.17: no limit per go. Post again without. */

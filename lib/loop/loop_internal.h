@@ -346,6 +346,9 @@ struct berth_slot *conn_next_starved(struct berth_loop *loop);
  */
 size_t receive_now(struct berth_loop *loop, struct berth_slot *slot, enum berth_class size_class);
 
+/** There is no buffer for what this connection has to say: it ends, or queues for one. */
+void receive_starve(struct berth_loop *loop, struct berth_slot *slot);
+
 /** A buffer that was read into, or not, is to be read into again. */
 void receive_keep(struct berth_loop *loop, const struct receive_buffer *kept);
 

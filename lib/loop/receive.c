@@ -92,6 +92,30 @@ nothing_read(struct berth_loop *loop, struct berth_slot *slot, intptr_t error)
         conn_failed(loop, slot, (int)error);
 }
 
+/** Without a buffer no bytes can be read, but the end of a stream or an error can be seen. */
+static int
+has_ended(struct berth_loop *loop, struct berth_slot *slot)
+{
+    char byte;
+    const intptr_t got =
+        sys_recv(berth_slot_fd(slot), &byte, sizeof(byte), MSG_DONTWAIT | MSG_PEEK);
+    loop->stats.syscalls++;
+    if (got > 0 || got == -EAGAIN || got == -EINTR)
+        return 0;
+    nothing_read(loop, slot, got);
+    return 1;
+}
+
+void
+receive_starve(struct berth_loop *loop, struct berth_slot *slot)
+{
+    /* Whoever holds the buffers may be waiting for just this connection to end. */
+    if (berth_pool_available(loop->pool, BERTH_CLASS_4K, BERTH_FOR_ACTIVE) == 0 &&
+        has_ended(loop, slot))
+        return;
+    conn_starve(loop, slot);
+}
+
 size_t
 receive_now(struct berth_loop *loop, struct berth_slot *slot, enum berth_class size_class)
 {
@@ -100,7 +124,7 @@ receive_now(struct berth_loop *loop, struct berth_slot *slot, enum berth_class s
     if (BERTH_UNLIKELY(loop->batch.lent_count == BATCH_MAX))
         send_batch(loop);
     if (BERTH_UNLIKELY(take_buffer(loop, size_class, &taken) != 0)) {
-        conn_starve(loop, slot);
+        receive_starve(loop, slot);
         return 0;
     }
 #ifdef BERTH_POISONS
