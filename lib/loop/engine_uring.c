@@ -27,7 +27,8 @@
 #define BUSY_COMPLETIONS 8
 
 /** Aliases, in this engine, of bits that only readiness engines use. */
-#define CONN_STOPPING CONN_WATCHED /**< the posted receive (or accept) has been cancelled */
+#define CONN_STOPPING CONN_WATCHED  /**< the posted receive (or accept) has been cancelled */
+#define CONN_UNPROVEN CONN_WRITABLE /**< nothing tells yet that the posted receive sees errors */
 
 /* ---- submitting ----------------------------------------------------------------------------- */
 
@@ -102,6 +103,7 @@ uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
     } else {
         submission->ioprio |= IORING_RECV_MULTISHOT;
         submission->len = state->receive_bytes_max;
+        slot->state |= CONN_UNPROVEN;
     }
     set_token(submission, slot, OP_RECEIVE);
     slot->state |= CONN_RECEIVING;
@@ -181,6 +183,19 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
     }
 }
 
+/**
+ * A multishot receive that is posted when data and a reset are both there already delivers the data
+ * and then waits for an event that has been: the reset would never be told. What comes after the
+ * first data wakes it, so looking once is enough.
+ */
+static void
+prove_receive(struct berth_loop *loop, struct berth_slot *slot)
+{
+    slot->state &= ~(uint32_t)CONN_UNPROVEN;
+    if (conn_wants_data(slot))
+        (void)receive_has_ended(loop, slot);
+}
+
 static void
 on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint32_t flags)
 {
@@ -194,6 +209,8 @@ on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uin
         take_buffer(loop, slot, result, (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT));
     if (BERTH_UNLIKELY(result <= 0))
         receive_failed(loop, slot, result);
+    else if (BERTH_UNLIKELY(slot->state & CONN_UNPROVEN) && !(flags & IORING_CQE_F_SOCK_NONEMPTY))
+        prove_receive(loop, slot);
 }
 
 /* ---- sending -------------------------------------------------------------------------------- */

@@ -92,9 +92,8 @@ nothing_read(struct berth_loop *loop, struct berth_slot *slot, intptr_t error)
         conn_failed(loop, slot, (int)error);
 }
 
-/** Without a buffer no bytes can be read, but the end of a stream or an error can be seen. */
-static int
-has_ended(struct berth_loop *loop, struct berth_slot *slot)
+int
+receive_has_ended(struct berth_loop *loop, struct berth_slot *slot)
 {
     char byte;
     const intptr_t got =
@@ -111,7 +110,7 @@ receive_starve(struct berth_loop *loop, struct berth_slot *slot)
 {
     /* Whoever holds the buffers may be waiting for just this connection to end. */
     if (berth_pool_available(loop->pool, BERTH_CLASS_4K, BERTH_FOR_ACTIVE) == 0 &&
-        has_ended(loop, slot))
+        receive_has_ended(loop, slot))
         return;
     conn_starve(loop, slot);
 }
