@@ -144,11 +144,12 @@ receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
             size_class = bulk_class(loop, share - total);
             size = berth_class_bytes(size_class);
         }
+        /* A read that did not fill its buffer has emptied the socket: no need to ask again, unless
+         * it was not asked for as much, or the end of the stream is known to stand behind it. */
+        const int may_leave_some = to_the_end || slot->state & CONN_CREDIT;
         const size_t got = receive_now(loop, slot, size_class);
         total += got;
-        /* A read that did not fill its buffer has emptied the socket: no need to ask again, unless
-         * the end of the stream is known to stand behind it. */
-        if (got == 0 || (got < size && !to_the_end))
+        if (got == 0 || (got < size && !may_leave_some))
             break;
     }
     if (slot->state & CONN_STARVED)
