@@ -126,6 +126,22 @@ rig_write(int client, const void *data, size_t size)
 }
 
 void
+rig_flood(int client)
+{
+    static const char zeroes[65536];
+    while (send(client, zeroes, sizeof(zeroes), MSG_NOSIGNAL | MSG_DONTWAIT) > 0)
+        ;
+}
+
+void
+rig_close_all(const struct rig *rig, const int *clients, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        ck_assert_int_eq(close(clients[i]), 0);
+    RIG_UNTIL(rig, berth_loop_conns(rig->loop) == 0, 200);
+}
+
+void
 rig_reset(int client)
 {
     const struct linger at_once = {.l_onoff = 1, .l_linger = 0};

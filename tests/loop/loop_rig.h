@@ -82,6 +82,12 @@ intptr_t rig_read(int client, void *data, size_t size);
 /** Sends all of it; it must fit into the socket. */
 void rig_write(int client, const void *data, size_t size);
 
+/** Sends zeroes, as many as the socket takes. */
+void rig_flood(int client);
+
+/** Closes the clients, and turns until the loop has no connection any more. */
+void rig_close_all(const struct rig *rig, const int *clients, unsigned count);
+
 /** Closes with a reset. */
 void rig_reset(int client);
 

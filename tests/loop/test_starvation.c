@@ -1,15 +1,11 @@
 /*
  * Nobody starves. When buffers run out, connections wait in the order in which they came and all
- * are served when buffers return; whoever cannot be answered does not hold more than its share; a
- * connection that floods, or drinks as fast as it is poured for, leaves each turn to the others;
- * and what callbacks do to each other's connections meanwhile is respected.
+ * are served when buffers return; whoever cannot be answered does not hold more than its share; and
+ * what callbacks do to each other's connections meanwhile is respected.
  *
  * SPDX-License-Identifier: MIT
  */
 #include "loop/loop_rig.h"
-
-#include <fcntl.h>
-#include <pthread.h>
 
 #define MIB ((size_t)1 << 20)
 
@@ -43,14 +39,6 @@ set_small_buffers(int fd)
     const int size = 4096;
     ck_assert_int_eq(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
     ck_assert_int_eq(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size)), 0);
-}
-
-static void
-close_all(const struct rig *rig, const int *clients, unsigned count)
-{
-    for (unsigned i = 0; i < count; i++)
-        ck_assert_int_eq(close(clients[i]), 0);
-    RIG_UNTIL(rig, berth_loop_conns(rig->loop) == 0, 200);
 }
 
 /* ---- hoarding ------------------------------------------------------------------------------- */
@@ -99,15 +87,6 @@ hoard_release(const struct rig *rig, unsigned count)
                          0);
 }
 
-/** Sends as much as the socket takes. */
-static void
-flood(int client)
-{
-    static const char zeroes[65536];
-    while (send(client, zeroes, sizeof(zeroes), MSG_NOSIGNAL | MSG_DONTWAIT) > 0)
-        ;
-}
-
 static void
 begin_hoarding(struct rig *rig, const char *engine)
 {
@@ -127,7 +106,7 @@ exhaust(const struct rig *rig, int client)
     unsigned before, turns = 0;
     do {
         before = hoard.count;
-        flood(client);
+        rig_flood(client);
         for (int i = 0; i < 3; i++)
             (void)rig_turn(rig, RIG_TURN_MS);
     } while ((hoard.count > before || rig_stats(rig).starved == 0) && turns++ < 1000);
@@ -165,7 +144,7 @@ START_TEST(all_are_served_in_order)
     /* A few buffers come back at a time, and each is kept again: the flooder has its turn too. */
     for (unsigned turn = 0; hoard.served < INNOCENTS && turn < INNOCENTS; turn++) {
         hoard_release(&rig, 4);
-        flood(flooder);
+        rig_flood(flooder);
         (void)rig_turn(&rig, RIG_TURN_MS);
     }
     ck_assert_uint_eq(hoard.served, INNOCENTS);
@@ -178,7 +157,7 @@ START_TEST(all_are_served_in_order)
         hoard_release(&rig, UINT32_MAX);
     }
     ck_assert_uint_eq(berth_loop_conns(rig.loop), INNOCENTS);
-    close_all(&rig, clients, INNOCENTS);
+    rig_close_all(&rig, clients, INNOCENTS);
     hoard_release(&rig, UINT32_MAX);
     rig_end(&rig);
 }
@@ -288,127 +267,7 @@ START_TEST(drips_do_not_fill_the_pool)
     RIG_UNTIL(&rig, read_more(client, data, sizeof(data), &have) == sizeof(data), 2000);
     for (unsigned i = 0; i < DRIPS; i++)
         ck_assert_uint_eq(data[65536 + i], drip(i));
-    close_all(&rig, &client, 1);
-    rig_end(&rig);
-}
-END_TEST
-
-/* ---- fairness ------------------------------------------------------------------------------- */
-
-/** What a connection may move in a turn beyond its share: one bulk read, or one batch. */
-#define SHARE_SLACK ((size_t)512 * 1024)
-
-/** Who is not the flooder is echoed. */
-static void
-sink_or_echo(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
-{
-    if (*(const char *)spans->data != 0)
-        rig_echo(conn, spans, n, bytes);
-}
-
-START_TEST(flood_leaves_the_turn_to_others)
-{
-    RIG_ENGINE_OR_RETURN(engine);
-    static const struct berth_handlers handlers = {.data = sink_or_echo};
-    struct berth_loop_options options;
-    struct rig rig;
-    rig_options(&options, engine, NULL);
-    options.receive_buffers = 64; /* io_uring: what is posted bounds what a turn can bring */
-    rig_begin(&rig, &options, &handlers, NULL);
-    int clients[2] = {rig_client(&rig), rig_client(&rig)};
-    RIG_UNTIL(&rig, berth_loop_conns(rig.loop) == 2, 100);
-    for (unsigned i = 0; i < 200; i++) {
-        const struct berth_loop_stats before = rig_stats(&rig);
-        char byte = (char)(1 + i % 100);
-        flood(clients[0]);
-        rig_write(clients[1], &byte, 1);
-        (void)rig_turn(&rig, RIG_TURN_MS);
-        (void)rig_turn(&rig, RIG_TURN_MS);
-        byte = 0;
-        ck_assert_int_eq(rig_read(clients[1], &byte, 1), 1);
-        ck_assert_int_eq(byte, (char)(1 + i % 100));
-        ck_assert_uint_le(rig_stats(&rig).received_bytes - before.received_bytes,
-                          2 * (options.fairness_bytes + SHARE_SLACK));
-    }
-    ck_assert_uint_gt(rig_stats(&rig).received_bytes, 200 * 4096);
-    close_all(&rig, clients, 2);
-    rig_end(&rig);
-}
-END_TEST
-
-/* A stream without an end, to a reader of its own thread that keeps up. */
-
-static char stream[256 * 1024];
-
-static void
-pour(struct berth_conn *conn)
-{
-    ck_assert_int_eq(berth_send(conn, stream, sizeof(stream)), 0);
-    (void)berth_send(conn, stream, sizeof(stream));
-}
-
-static void
-pour_or_echo(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
-{
-    if (*(const char *)spans->data == 0)
-        pour(conn);
-    else
-        rig_echo(conn, spans, n, bytes);
-}
-
-struct reader {
-    int client;
-    int stop; /* atomic */
-    uint64_t bytes;
-};
-
-static void *
-read_all(void *context)
-{
-    struct reader *reader = context;
-    static char data[1 << 20];
-    while (!__atomic_load_n(&reader->stop, __ATOMIC_ACQUIRE)) {
-        const ssize_t got = recv(reader->client, data, sizeof(data), 0);
-        if (got <= 0)
-            break;
-        reader->bytes += (uint64_t)got;
-    }
-    return NULL;
-}
-
-START_TEST(endless_stream_leaves_the_turn_to_others)
-{
-    RIG_ENGINE_OR_RETURN(engine);
-    static const struct berth_handlers handlers = {.data = pour_or_echo, .drained = pour};
-    struct berth_loop_options options;
-    struct rig rig;
-    rig_options(&options, engine, NULL);
-    rig_begin(&rig, &options, &handlers, NULL);
-    int clients[2] = {rig_client(&rig), rig_client(&rig)};
-    RIG_UNTIL(&rig, berth_loop_conns(rig.loop) == 2, 100);
-    const int flags = fcntl(clients[0], F_GETFL);
-    ck_assert_int_eq(fcntl(clients[0], F_SETFL, flags & ~O_NONBLOCK), 0);
-    rig_write(clients[0], "", 1);
-    struct reader reader = {.client = clients[0]};
-    pthread_t thread;
-    ck_assert_int_eq(pthread_create(&thread, NULL, read_all, &reader), 0);
-    RIG_UNTIL(&rig, rig_stats(&rig).sent_bytes > 2 * MIB, 2000);
-    for (unsigned i = 0; i < 100; i++) {
-        const struct berth_loop_stats before = rig_stats(&rig);
-        char byte = 'x';
-        rig_write(clients[1], &byte, 1);
-        (void)rig_turn(&rig, RIG_TURN_MS);
-        (void)rig_turn(&rig, RIG_TURN_MS);
-        ck_assert_int_eq(rig_read(clients[1], &byte, 1), 1);
-        /* What was queued may go out at once; nothing that was queued in answer to that. */
-        ck_assert_uint_le(rig_stats(&rig).sent_bytes - before.sent_bytes,
-                          2 * (options.fairness_bytes + 3 * sizeof(stream)));
-    }
-    __atomic_store_n(&reader.stop, 1, __ATOMIC_RELEASE);
-    ck_assert_int_eq(shutdown(clients[0], SHUT_RDWR), 0);
-    ck_assert_int_eq(pthread_join(thread, NULL), 0);
-    ck_assert_uint_gt(reader.bytes, MIB);
-    close_all(&rig, clients, 2);
+    rig_close_all(&rig, &client, 1);
     rig_end(&rig);
 }
 END_TEST
@@ -493,7 +352,7 @@ be_bullied(const struct rig *rig, enum deed deed)
         RIG_UNTIL(rig, bully.served == INNOCENTS, 100);
     }
     ck_assert_uint_eq(bully.ends, 0);
-    close_all(rig, clients, INNOCENTS);
+    rig_close_all(rig, clients, INNOCENTS);
     ck_assert_uint_eq(bully.closed, INNOCENTS);
 }
 
@@ -549,78 +408,6 @@ START_TEST(callbacks_of_the_same_pass_are_obeyed)
 }
 END_TEST
 
-/* ---- nothing is missed ---------------------------------------------------------------------- */
-
-/** Credit for a few bytes at a time, given in the callback that used up the last. */
-static void
-sip(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
-{
-    size_t *seen = berth_conn_context(conn);
-    (void)spans, (void)n;
-    *seen += bytes;
-    ck_assert_int_eq(berth_conn_credit(conn, *seen < 2000 ? 10 : BERTH_CREDIT_UNLIMITED), 0);
-}
-
-static int
-sip_open(struct berth_conn *conn, void *ctx)
-{
-    (void)ctx;
-    return berth_conn_credit(conn, 10);
-}
-
-START_TEST(credit_by_sips)
-{
-    RIG_ENGINE_OR_RETURN(engine);
-    static const struct berth_handlers handlers = {.open = sip_open, .data = sip};
-    struct berth_loop_options options;
-    struct rig rig;
-    size_t seen = 0;
-    rig_options(&options, engine, NULL);
-    rig_begin(&rig, &options, &handlers, &seen);
-    int clients[1] = {rig_client(&rig)};
-    rig_write(clients[0], stream, 3000);
-    RIG_UNTIL(&rig, seen == 3000, 1000);
-    close_all(&rig, clients, 1);
-    rig_end(&rig);
-}
-END_TEST
-
-static void
-count_bytes(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
-{
-    (void)spans, (void)n;
-    *(size_t *)berth_conn_context(conn) += bytes;
-}
-
-/** Data, and behind it the end or a reset, all there before anybody looks. */
-START_TEST(end_behind_data)
-{
-    RIG_ENGINE_OR_RETURN(engine);
-    static const struct berth_handlers handlers = {.data = count_bytes};
-    static const size_t sizes[] = {1, 4096, 16 * 4096, 100000};
-    struct berth_loop_options options;
-    struct rig rig;
-    size_t seen = 0;
-    rig_options(&options, engine, NULL);
-    rig_begin(&rig, &options, &handlers, &seen);
-    for (unsigned i = 0; i < 2 * sizeof(sizes) / sizeof(sizes[0]); i++) {
-        const int client = rig_client(&rig);
-        const uint64_t closed = rig_stats(&rig).closed;
-        seen = 0;
-        rig_write(client, stream, sizes[i / 2]);
-        if (i % 2 == 0)
-            ck_assert_int_eq(close(client), 0);
-        else
-            rig_reset(client);
-        RIG_UNTIL(&rig, rig_stats(&rig).closed == closed + 1, 50);
-        ck_assert_uint_eq(berth_loop_conns(rig.loop), 0);
-        if (i % 2 == 0)
-            ck_assert_uint_eq(seen, sizes[i / 2]);
-    }
-    rig_end(&rig);
-}
-END_TEST
-
 int
 main(void)
 {
@@ -628,11 +415,7 @@ main(void)
     RIG_ADD(suite, all_are_served_in_order);
     RIG_ADD(suite, end_is_seen_without_a_buffer);
     RIG_ADD(suite, drips_do_not_fill_the_pool);
-    RIG_ADD(suite, flood_leaves_the_turn_to_others);
-    RIG_ADD(suite, endless_stream_leaves_the_turn_to_others);
     RIG_ADD(suite, callbacks_of_the_same_turn_are_obeyed);
     RIG_ADD(suite, callbacks_of_the_same_pass_are_obeyed);
-    RIG_ADD(suite, credit_by_sips);
-    RIG_ADD(suite, end_behind_data);
     return test_run(suite);
 }

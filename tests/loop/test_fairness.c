@@ -1,0 +1,218 @@
+/*
+ * A connection that floods, or drinks as fast as it is poured for, leaves each turn to the others.
+ * And however little is taken at a time, nothing that a peer has said is missed.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "loop/loop_rig.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+
+#define MIB ((size_t)1 << 20)
+
+/* ---- fairness ------------------------------------------------------------------------------- */
+
+/** What a connection may move in a turn beyond its share: one bulk read, or one batch. */
+#define SHARE_SLACK ((size_t)512 * 1024)
+
+/** Who is not the flooder is echoed. */
+static void
+sink_or_echo(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
+{
+    if (*(const char *)spans->data != 0)
+        rig_echo(conn, spans, n, bytes);
+}
+
+START_TEST(flood_leaves_the_turn_to_others)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const struct berth_handlers handlers = {.data = sink_or_echo};
+    struct berth_loop_options options;
+    struct rig rig;
+    rig_options(&options, engine, NULL);
+    options.receive_buffers = 64; /* io_uring: what is posted bounds what a turn can bring */
+    rig_begin(&rig, &options, &handlers, NULL);
+    int clients[2] = {rig_client(&rig), rig_client(&rig)};
+    RIG_UNTIL(&rig, berth_loop_conns(rig.loop) == 2, 100);
+    for (unsigned i = 0; i < 200; i++) {
+        const struct berth_loop_stats before = rig_stats(&rig);
+        char byte = (char)(1 + i % 100);
+        rig_flood(clients[0]);
+        rig_write(clients[1], &byte, 1);
+        (void)rig_turn(&rig, RIG_TURN_MS);
+        (void)rig_turn(&rig, RIG_TURN_MS);
+        byte = 0;
+        ck_assert_int_eq(rig_read(clients[1], &byte, 1), 1);
+        ck_assert_int_eq(byte, (char)(1 + i % 100));
+        ck_assert_uint_le(rig_stats(&rig).received_bytes - before.received_bytes,
+                          2 * (options.fairness_bytes + SHARE_SLACK));
+    }
+    ck_assert_uint_gt(rig_stats(&rig).received_bytes, 200 * 4096);
+    rig_close_all(&rig, clients, 2);
+    rig_end(&rig);
+}
+END_TEST
+
+/* A stream without an end, to a reader of its own thread that keeps up. */
+
+static char stream[256 * 1024];
+
+/** Twice that is queued at a time: by an event, behind it, and from the list of things to do. */
+#define POURS_PER_TURN_MAX 4
+
+static void
+pour(struct berth_conn *conn)
+{
+    ck_assert_int_eq(berth_send(conn, stream, sizeof(stream)), 0);
+    (void)berth_send(conn, stream, sizeof(stream));
+}
+
+static void
+pour_or_echo(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
+{
+    if (*(const char *)spans->data == 0)
+        pour(conn);
+    else
+        rig_echo(conn, spans, n, bytes);
+}
+
+struct reader {
+    int client;
+    int stop; /* atomic */
+    uint64_t bytes;
+};
+
+static void *
+read_all(void *context)
+{
+    struct reader *reader = context;
+    static char data[1 << 20];
+    while (!__atomic_load_n(&reader->stop, __ATOMIC_ACQUIRE)) {
+        const ssize_t got = recv(reader->client, data, sizeof(data), 0);
+        if (got <= 0)
+            break;
+        reader->bytes += (uint64_t)got;
+    }
+    return NULL;
+}
+
+START_TEST(endless_stream_leaves_the_turn_to_others)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const struct berth_handlers handlers = {.data = pour_or_echo, .drained = pour};
+    struct berth_loop_options options;
+    struct rig rig;
+    rig_options(&options, engine, NULL);
+    rig_begin(&rig, &options, &handlers, NULL);
+    int clients[2] = {rig_client(&rig), rig_client(&rig)};
+    RIG_UNTIL(&rig, berth_loop_conns(rig.loop) == 2, 100);
+    const int flags = fcntl(clients[0], F_GETFL);
+    ck_assert_int_eq(fcntl(clients[0], F_SETFL, flags & ~O_NONBLOCK), 0);
+    rig_write(clients[0], "", 1);
+    struct reader reader = {.client = clients[0]};
+    pthread_t thread;
+    ck_assert_int_eq(pthread_create(&thread, NULL, read_all, &reader), 0);
+    RIG_UNTIL(&rig, rig_stats(&rig).sent_bytes > 2 * MIB, 2000);
+    for (unsigned i = 0; i < 100; i++) {
+        const struct berth_loop_stats before = rig_stats(&rig);
+        char byte = 'x';
+        rig_write(clients[1], &byte, 1);
+        (void)rig_turn(&rig, RIG_TURN_MS);
+        (void)rig_turn(&rig, RIG_TURN_MS);
+        ck_assert_int_eq(rig_read(clients[1], &byte, 1), 1);
+        /* What is queued goes out at once, but a turn has room for few answers to that. */
+        ck_assert_uint_le(rig_stats(&rig).sent_bytes - before.sent_bytes,
+                          2 * POURS_PER_TURN_MAX * 2 * sizeof(stream));
+    }
+    __atomic_store_n(&reader.stop, 1, __ATOMIC_RELEASE);
+    ck_assert_int_eq(shutdown(clients[0], SHUT_RDWR), 0);
+    ck_assert_int_eq(pthread_join(thread, NULL), 0);
+    ck_assert_uint_gt(reader.bytes, MIB);
+    rig_close_all(&rig, clients, 2);
+    rig_end(&rig);
+}
+END_TEST
+
+/* ---- nothing is missed ---------------------------------------------------------------------- */
+
+/** Credit for a few bytes at a time, given in the callback that used up the last. */
+static void
+sip(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
+{
+    size_t *seen = berth_conn_context(conn);
+    (void)spans, (void)n;
+    *seen += bytes;
+    ck_assert_int_eq(berth_conn_credit(conn, *seen < 2000 ? 10 : BERTH_CREDIT_UNLIMITED), 0);
+}
+
+static int
+sip_open(struct berth_conn *conn, void *ctx)
+{
+    (void)ctx;
+    return berth_conn_credit(conn, 10);
+}
+
+START_TEST(credit_by_sips)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const struct berth_handlers handlers = {.open = sip_open, .data = sip};
+    struct berth_loop_options options;
+    struct rig rig;
+    size_t seen = 0;
+    rig_options(&options, engine, NULL);
+    rig_begin(&rig, &options, &handlers, &seen);
+    int clients[1] = {rig_client(&rig)};
+    rig_write(clients[0], stream, 3000);
+    RIG_UNTIL(&rig, seen == 3000, 1000);
+    rig_close_all(&rig, clients, 1);
+    rig_end(&rig);
+}
+END_TEST
+
+static void
+count_bytes(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
+{
+    (void)spans, (void)n;
+    *(size_t *)berth_conn_context(conn) += bytes;
+}
+
+/** Data, and behind it the end or a reset, all there before anybody looks. */
+START_TEST(end_behind_data)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const struct berth_handlers handlers = {.data = count_bytes};
+    static const size_t sizes[] = {1, 4096, 16 * 4096, 100000};
+    struct berth_loop_options options;
+    struct rig rig;
+    size_t seen = 0;
+    rig_options(&options, engine, NULL);
+    rig_begin(&rig, &options, &handlers, &seen);
+    for (unsigned i = 0; i < 2 * sizeof(sizes) / sizeof(sizes[0]); i++) {
+        const int client = rig_client(&rig);
+        const uint64_t closed = rig_stats(&rig).closed;
+        seen = 0;
+        rig_write(client, stream, sizes[i / 2]);
+        if (i % 2 == 0)
+            ck_assert_int_eq(close(client), 0);
+        else
+            rig_reset(client);
+        RIG_UNTIL(&rig, rig_stats(&rig).closed == closed + 1, 50);
+        ck_assert_uint_eq(berth_loop_conns(rig.loop), 0);
+        if (i % 2 == 0)
+            ck_assert_uint_eq(seen, sizes[i / 2]);
+    }
+    rig_end(&rig);
+}
+END_TEST
+
+int
+main(void)
+{
+    Suite *suite = suite_create("loop fairness");
+    RIG_ADD(suite, flood_leaves_the_turn_to_others);
+    RIG_ADD(suite, endless_stream_leaves_the_turn_to_others);
+    RIG_ADD(suite, credit_by_sips);
+    RIG_ADD(suite, end_behind_data);
+    return test_run(suite);
+}
