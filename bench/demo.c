@@ -22,7 +22,7 @@
 #include "statistics.h"
 
 #define CONNS_WANTED 1000u
-#define CONNS_IDLE 8000u
+#define CONNS_IDLE 16000u
 #define DESCRIPTORS_KEPT 100u
 #define MESSAGE_BYTES 64u
 #define ROUNDS 5u
