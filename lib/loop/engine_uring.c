@@ -102,7 +102,10 @@ uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
         submission->len = credit < size ? (uint32_t)credit : size;
     } else {
         submission->ioprio |= IORING_RECV_MULTISHOT;
+        /* Per go, and in all: after its share of a turn the receive ends with a data completion
+         * and is posted again for the next one. `optlen` of newer headers is this field. */
         submission->len = state->receive_bytes_max;
+        submission->file_index = state->receive_bytes_max;
         slot->state |= CONN_UNPROVEN;
     }
     set_token(submission, slot, OP_RECEIVE);
@@ -175,8 +178,7 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
         if (conn_wants_data(slot))
             receive_starve(loop, slot);
     } else if (result == -EINVAL && state->receive_bytes_max != 0) {
-        state->receive_bytes_max =
-            0; /* a kernel before 6.17: no limit per go. Post again without. */
+        state->receive_bytes_max = 0; /* a kernel before 6.17: post again without limits */
     } else if (result != -ECANCELED && result != -EINTR && result != -ENOMEM && result != -ENOSPC &&
                result != -EAGAIN) {
         conn_failed(loop, slot, result);
@@ -204,6 +206,8 @@ on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uin
         slot->state |= CONN_TODO;
         loop->current = slot;
         loop->stats.rearms += result != 0 && conn_wants_data(slot);
+        loop->stats.fairness_stops +=
+            result > 0 && !(slot->state & CONN_CREDIT) && uring_state(loop)->receive_bytes_max != 0;
     }
     if (BERTH_LIKELY(flags & IORING_CQE_F_BUFFER))
         take_buffer(loop, slot, result, (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT));
