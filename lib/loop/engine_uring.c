@@ -188,14 +188,21 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
 /**
  * A multishot receive that is posted when data and a reset are both there already delivers the data
  * and then waits for an event that has been: the reset would never be told. What comes after the
- * first data wakes it, so looking once is enough.
+ * first data wakes it, so looking once is enough. Only an error counts here: an orderly end is told
+ * by the receive itself, behind bytes of which completions may still stand in the queue.
  */
 static void
 prove_receive(struct berth_loop *loop, struct berth_slot *slot)
 {
+    char byte;
     slot->state &= ~(uint32_t)CONN_UNPROVEN;
-    if (conn_wants_data(slot))
-        (void)receive_has_ended(loop, slot);
+    if (!conn_wants_data(slot))
+        return;
+    const intptr_t got =
+        sys_recv(berth_slot_fd(slot), &byte, sizeof(byte), MSG_DONTWAIT | MSG_PEEK);
+    loop->stats.syscalls++;
+    if (got < 0 && got != -EAGAIN && got != -EINTR)
+        conn_failed(loop, slot, (int)got);
 }
 
 static void
@@ -213,7 +220,8 @@ on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uin
         take_buffer(loop, slot, result, (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT));
     if (BERTH_UNLIKELY(result <= 0))
         receive_failed(loop, slot, result);
-    else if (BERTH_UNLIKELY(slot->state & CONN_UNPROVEN) && !(flags & IORING_CQE_F_SOCK_NONEMPTY))
+    else if (BERTH_UNLIKELY(slot->state & CONN_UNPROVEN) && flags & IORING_CQE_F_MORE &&
+             !(flags & IORING_CQE_F_SOCK_NONEMPTY))
         prove_receive(loop, slot);
 }
 

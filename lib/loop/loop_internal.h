@@ -349,12 +349,6 @@ size_t receive_now(struct berth_loop *loop, struct berth_slot *slot, enum berth_
 /** There is no buffer for what this connection has to say: it ends, or queues for one. */
 void receive_starve(struct berth_loop *loop, struct berth_slot *slot);
 
-/**
- * Whether nothing but the end of the stream or an error is left, which is then reported. Reads
- * nothing, so it needs no buffer.
- */
-int receive_has_ended(struct berth_loop *loop, struct berth_slot *slot);
-
 /** A buffer that was read into, or not, is to be read into again. */
 void receive_keep(struct berth_loop *loop, const struct receive_buffer *kept);
 

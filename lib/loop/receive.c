@@ -92,7 +92,7 @@ nothing_read(struct berth_loop *loop, struct berth_slot *slot, intptr_t error)
         conn_failed(loop, slot, (int)error);
 }
 
-int
+static int
 receive_has_ended(struct berth_loop *loop, struct berth_slot *slot)
 {
     char byte;
