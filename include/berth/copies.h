@@ -18,15 +18,15 @@ BERTH_BEGIN_DECLS
 
 /** All members are bytes and only grow. Owned by one thread; copy it for a snapshot. Since 0.1. */
 struct berth_copies {
-    uint64_t received;            /**< payload bytes that reached the application */
-    uint64_t received_kernel;     /**< ... copied by the kernel into a buffer of ours */
-    uint64_t received_pullup;     /**< ... copied again to make a prefix contiguous */
-    uint64_t received_compact;    /**< ... copied again so that a small slice frees a big buffer */
-    uint64_t received_application;/**< ... declared by the application: berth_copies_declare */
-    uint64_t sent;                /**< payload bytes that the kernel accepted */
-    uint64_t sent_kernel;         /**< ... copied by the kernel out of our buffer */
-    uint64_t sent_gather;         /**< ... copied by berth_send into a pool buffer first */
-    uint64_t sent_application;    /**< ... declared by the application */
+    uint64_t received;             /**< payload bytes that reached the application */
+    uint64_t received_kernel;      /**< ... copied by the kernel into a buffer of ours */
+    uint64_t received_pullup;      /**< ... copied again to make a prefix contiguous */
+    uint64_t received_compact;     /**< ... copied again so that a small slice frees a big buffer */
+    uint64_t received_application; /**< ... declared by the application: berth_copies_declare */
+    uint64_t sent;                 /**< payload bytes that the kernel accepted */
+    uint64_t sent_kernel;          /**< ... copied by the kernel out of our buffer */
+    uint64_t sent_gather;          /**< ... copied by berth_send into a pool buffer first */
+    uint64_t sent_application;     /**< ... declared by the application */
 };
 
 enum berth_copy_direction { BERTH_COPY_RECEIVE = 0, BERTH_COPY_SEND = 1 };

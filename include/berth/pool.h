@@ -146,8 +146,7 @@ BERTH_API int berth_class_for(size_t bytes);
  * to be had (a source of slabs that refused is asked again after 64 turns or requests); -EINVAL.
  */
 BERTH_API BERTH_NODISCARD int berth_pool_get(struct berth_pool *pool, enum berth_class size_class,
-                                             enum berth_purpose purpose,
-                                             struct berth_lease *lease);
+                                             enum berth_purpose purpose, struct berth_lease *lease);
 
 /** Where the leased bytes are, or NULL for a lease that is not (or no longer) held. */
 BERTH_API void *berth_lease_data(const struct berth_pool *pool, struct berth_lease lease);
@@ -309,11 +308,11 @@ struct berth_waiter {
     void (*ready)(struct berth_waiter *waiter, void *context); /**< called from berth_pool_turn */
     void *context;
     enum berth_class size_class;
-    enum berth_purpose purpose; /**< for whom they must be available; all-zero: BERTH_FOR_NEW */
-    uint32_t count;             /**< buffers that must be available, at least 1 */
-    struct berth_waiter *next;  /**< private */
+    enum berth_purpose purpose;    /**< for whom they must be available; all-zero: BERTH_FOR_NEW */
+    uint32_t count;                /**< buffers that must be available, at least 1 */
+    struct berth_waiter *next;     /**< private */
     struct berth_waiter *previous; /**< private */
-    struct berth_pool *pool;    /**< private: NULL when not waiting */
+    struct berth_pool *pool;       /**< private: NULL when not waiting */
 };
 
 /**
@@ -367,10 +366,10 @@ BERTH_API struct berth_copies *berth_pool_copies(struct berth_pool *pool);
 struct berth_holding {
     uint32_t buffer;
     enum berth_class size_class; /**< BERTH_CLASS_COUNT: wrapped memory */
-    const char *state;    /**< static text: "posted", "borrowed", "leased", "in flight" */
+    const char *state;           /**< static text: "posted", "borrowed", "leased", "in flight" */
     uint32_t references;
-    const void *site;     /**< return address of the last retain; NULL without --enable-checks */
-    uint64_t age_turns;   /**< berth_pool_turn calls since; 0 without --enable-checks */
+    const void *site;   /**< return address of the last retain; NULL without --enable-checks */
+    uint64_t age_turns; /**< berth_pool_turn calls since; 0 without --enable-checks */
 };
 
 /** Calls `fn` for every buffer that is not free: the leak report. Returns how many there are. */

@@ -16,7 +16,7 @@
 #define BERTH_VERSION_STRING "0.1.0"
 
 /** One number to compare: 0x000100 for 0.1.0. */
-#define BERTH_VERSION \
+#define BERTH_VERSION                                                                              \
     ((BERTH_VERSION_MAJOR << 16) | (BERTH_VERSION_MINOR << 8) | BERTH_VERSION_PATCH)
 
 BERTH_BEGIN_DECLS

@@ -38,8 +38,10 @@ const struct berth_alloc *
 berth_alloc_default(void)
 {
     /* Pinning needs nothing: nobody but the pool itself ever purges or unmaps these pages. */
-    static const struct berth_alloc source = {
-        .allocate = slab_allocate, .release = slab_release, .pin = NULL, .context = NULL,
-        .name = "mmap"};
+    static const struct berth_alloc source = {.allocate = slab_allocate,
+                                              .release = slab_release,
+                                              .pin = NULL,
+                                              .context = NULL,
+                                              .name = "mmap"};
     return &source;
 }

@@ -7,18 +7,18 @@
  */
 #include "berth.h"
 
-#define TWIN(type, name, parameters, arguments) \
-    BERTH_API type name##_fn parameters; \
-    type name##_fn parameters \
-    { \
-        return name arguments; \
+#define TWIN(type, name, parameters, arguments)                                                    \
+    BERTH_API type name##_fn parameters;                                                           \
+    type name##_fn parameters                                                                      \
+    {                                                                                              \
+        return name arguments;                                                                     \
     }
 
-#define TWIN_VOID(name, parameters, arguments) \
-    BERTH_API void name##_fn parameters; \
-    void name##_fn parameters \
-    { \
-        name arguments; \
+#define TWIN_VOID(name, parameters, arguments)                                                     \
+    BERTH_API void name##_fn parameters;                                                           \
+    void name##_fn parameters                                                                      \
+    {                                                                                              \
+        name arguments;                                                                            \
     }
 
 TWIN(berth_token, berth_token_make, (uint32_t index, uint32_t generation, uint8_t op),

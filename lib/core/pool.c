@@ -19,9 +19,11 @@ BERTH_STATIC_ASSERT(offsetof(struct berth_pool, stats) ==
                     "what other threads write shares no line with anything");
 
 /* The only table of sizes: bytes of each class, as a power of two. */
-const uint8_t berth_pool_shifts[BERTH_CLASS_COUNT] = {
-    [BERTH_CLASS_512] = 9, [BERTH_CLASS_4K] = 12, [BERTH_CLASS_16K] = 14,
-    [BERTH_CLASS_64K] = 16, [BERTH_CLASS_2M] = 21};
+const uint8_t berth_pool_shifts[BERTH_CLASS_COUNT] = {[BERTH_CLASS_512] = 9,
+                                                      [BERTH_CLASS_4K] = 12,
+                                                      [BERTH_CLASS_16K] = 14,
+                                                      [BERTH_CLASS_64K] = 16,
+                                                      [BERTH_CLASS_2M] = 21};
 
 __thread char berth_pool_thread_mark;
 

@@ -37,8 +37,8 @@ wrap_carve(struct berth_pool *pool)
 }
 
 int
-berth_wrap(struct berth_pool *pool, void *data, size_t length, berth_free_fn free_fn,
-           void *context, struct berth_lease *lease)
+berth_wrap(struct berth_pool *pool, void *data, size_t length, berth_free_fn free_fn, void *context,
+           struct berth_lease *lease)
 {
     if (pool == NULL || data == NULL || lease == NULL || length == 0 || length > UINT32_MAX)
         return -EINVAL;
@@ -198,8 +198,8 @@ berth_chain_consume(struct berth_pool *pool, struct berth_chain *chain, size_t b
 }
 
 unsigned
-berth_chain_iovec(const struct berth_pool *pool, const struct berth_chain *chain,
-                  struct iovec *iov, unsigned count)
+berth_chain_iovec(const struct berth_pool *pool, const struct berth_chain *chain, struct iovec *iov,
+                  unsigned count)
 {
     if (pool == NULL || chain == NULL || iov == NULL || !chain_is_sane(pool, chain))
         return 0;

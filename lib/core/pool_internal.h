@@ -169,7 +169,7 @@ struct berth_pool {
     struct buffer_trace *traces; /* NULL without BERTH_CHECKS */
     uint32_t ids;                /* all ids are below */
     uint32_t slabs_max;
-    uint32_t generation_first;   /* differs from pool to pool: a foreign lease is not found */
+    uint32_t generation_first; /* differs from pool to pool: a foreign lease is not found */
     uint32_t zero_on_release;
 
     struct pool_class classes[BERTH_CLASS_COUNT]; /* starts a line of its own */
@@ -184,9 +184,9 @@ struct berth_pool {
     struct berth_pool_stats stats;
     struct berth_copies copies;
     uint32_t slabs_used;
-    uint32_t slabs_top;     /* numbers at and past this one were never used */
-    uint32_t grow_wait;     /* see POOL_GROW_WAIT; 0: the source may be asked */
-    uint32_t callbacks;     /* how deep we are in callbacks of the pool */
+    uint32_t slabs_top; /* numbers at and past this one were never used */
+    uint32_t grow_wait; /* see POOL_GROW_WAIT; 0: the source may be asked */
+    uint32_t callbacks; /* how deep we are in callbacks of the pool */
     uint64_t turns;
 
     struct wrapped *wraps;
@@ -251,8 +251,7 @@ pool_per_slab(unsigned size_class)
 static inline uint32_t
 pool_slabs_left(const struct berth_pool *pool, unsigned size_class)
 {
-    const uint32_t in_class =
-        pool->classes[size_class].slabs_max - pool->classes[size_class].slabs;
+    const uint32_t in_class = pool->classes[size_class].slabs_max - pool->classes[size_class].slabs;
     const uint32_t in_pool = pool->slabs_max - pool->slabs_used;
     return in_class < in_pool ? in_class : in_pool;
 }

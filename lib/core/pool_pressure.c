@@ -15,8 +15,7 @@
 
 /** Buffers of the class that could be handed out at once if `slabs` more slabs are to be had. */
 static uint32_t
-available_with(const struct berth_pool *pool, unsigned size_class, unsigned purpose,
-               uint32_t slabs)
+available_with(const struct berth_pool *pool, unsigned size_class, unsigned purpose, uint32_t slabs)
 {
     const struct pool_class *class = &pool->classes[size_class];
     const uint32_t more = slabs * pool_per_slab(size_class);

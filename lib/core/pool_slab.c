@@ -116,7 +116,7 @@ int
 berth_pool_grow(struct berth_pool *pool, unsigned size_class, unsigned purpose, uint32_t count)
 {
     const struct pool_class *class = &pool->classes[size_class];
-    while (class->free_count < (uint64_t)class->floors[purpose] + count) {
+    while (class->free_count < (uint64_t) class->floors[purpose] + count) {
         if (pool_slabs_left(pool, size_class) == 0)
             return 0;
         if (pool->grow_wait > 0) {
@@ -270,8 +270,7 @@ berth_pool_pin(struct berth_pool *pool, unsigned index, int pinned)
     if (slab->pins == (pinned ? UINT32_MAX : 0))
         return -EINVAL;
     if (slab->pins == (pinned ? 0 : 1) && pool->alloc.pin != NULL) {
-        const int error =
-            pool->alloc.pin(pool->alloc.context, slab->data, POOL_SLAB_BYTES, pinned);
+        const int error = pool->alloc.pin(pool->alloc.context, slab->data, POOL_SLAB_BYTES, pinned);
         if (error != 0)
             return error;
     }

@@ -53,7 +53,7 @@ struct source {
     unsigned arena;
     unsigned slabs;
     unsigned block_count;
-    int destroying; /* the arena is going, and takes its books with it */
+    int destroying;   /* the arena is going, and takes its books with it */
     unsigned pinned;  /* atomic: the hooks run on whatever thread jemalloc works */
     uint64_t refused; /* atomic */
 };
@@ -214,8 +214,7 @@ source_allocate(void *context, size_t size, size_t alignment)
 {
     struct source *source = context;
     if (size != SLAB_BYTES || alignment > SLAB_BYTES) {
-        void *memory =
-            mallocx(size, arena_flags(source) | MALLOCX_ALIGN(alignment) | MALLOCX_ZERO);
+        void *memory = mallocx(size, arena_flags(source) | MALLOCX_ALIGN(alignment) | MALLOCX_ZERO);
         source->slabs += memory != NULL;
         return memory;
     }

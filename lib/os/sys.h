@@ -29,22 +29,22 @@
 #ifdef __linux__
 #include <sys/prctl.h>
 /* PR_SET_VMA, PR_SET_VMA_ANON_NAME: names an anonymous mapping in /proc/PID/maps. */
-#define BERTH_SYS_NAME_MEMORY(address, size, name) \
+#define BERTH_SYS_NAME_MEMORY(address, size, name)                                                 \
     prctl(0x53564d41, 0, (unsigned long)(address), (size), (unsigned long)(name))
 #else
 #define BERTH_SYS_NAME_MEMORY(address, size, name) ((void)(address), (void)(size), (void)(name), 0)
 #endif
 
-#define BERTH_SYS_MEMORY_ROWS(ROW) \
-    ROW(mmap, (size_t size, int protection, int flags), (size, protection, flags), \
-        mmap(NULL, size, protection, flags, -1, 0)) \
-    ROW(munmap, (void *address, size_t size), (address, size), munmap(address, size)) \
-    ROW(mprotect, (void *address, size_t size, int protection), (address, size, protection), \
-        mprotect(address, size, protection)) \
-    ROW(madvise, (void *address, size_t size, int advice), (address, size, advice), \
-        madvise(address, size, advice)) \
-    ROW(name_memory, (const void *address, size_t size, const char *name), \
-        (address, size, name), BERTH_SYS_NAME_MEMORY(address, size, name))
+#define BERTH_SYS_MEMORY_ROWS(ROW)                                                                 \
+    ROW(mmap, (size_t size, int protection, int flags), (size, protection, flags),                 \
+        mmap(NULL, size, protection, flags, -1, 0))                                                \
+    ROW(munmap, (void *address, size_t size), (address, size), munmap(address, size))              \
+    ROW(mprotect, (void *address, size_t size, int protection), (address, size, protection),       \
+        mprotect(address, size, protection))                                                       \
+    ROW(madvise, (void *address, size_t size, int advice), (address, size, advice),                \
+        madvise(address, size, advice))                                                            \
+    ROW(name_memory, (const void *address, size_t size, const char *name), (address, size, name),  \
+        BERTH_SYS_NAME_MEMORY(address, size, name))
 #else
 #define BERTH_SYS_MEMORY_ROWS(ROW)
 #endif
@@ -58,21 +58,21 @@
 
 #ifdef __linux__
 #include <sys/eventfd.h>
-#define BERTH_SYS_LINUX_FILE_ROWS(ROW) \
+#define BERTH_SYS_LINUX_FILE_ROWS(ROW)                                                             \
     ROW(eventfd, (unsigned initial, int flags), (initial, flags), eventfd(initial, flags))
 #else
 #define BERTH_SYS_LINUX_FILE_ROWS(ROW)
 #endif
 
-#define BERTH_SYS_FILE_ROWS(ROW) \
-    BERTH_SYS_LINUX_FILE_ROWS(ROW) \
-    ROW(fcntl, (int fd, int command, int argument), (fd, command, argument), \
-        fcntl(fd, command, argument)) \
-    ROW(open, (const char *path, int flags), (path, flags), open(path, flags)) \
-    ROW(read, (int fd, void *data, size_t size), (fd, data, size), read(fd, data, size)) \
-    ROW(write, (int fd, const void *data, size_t size), (fd, data, size), write(fd, data, size)) \
-    ROW(lstat, (const char *path, struct stat *status), (path, status), lstat(path, status)) \
-    ROW(unlink, (const char *path), (path), unlink(path)) \
+#define BERTH_SYS_FILE_ROWS(ROW)                                                                   \
+    BERTH_SYS_LINUX_FILE_ROWS(ROW)                                                                 \
+    ROW(fcntl, (int fd, int command, int argument), (fd, command, argument),                       \
+        fcntl(fd, command, argument))                                                              \
+    ROW(open, (const char *path, int flags), (path, flags), open(path, flags))                     \
+    ROW(read, (int fd, void *data, size_t size), (fd, data, size), read(fd, data, size))           \
+    ROW(write, (int fd, const void *data, size_t size), (fd, data, size), write(fd, data, size))   \
+    ROW(lstat, (const char *path, struct stat *status), (path, status), lstat(path, status))       \
+    ROW(unlink, (const char *path), (path), unlink(path))                                          \
     ROW(close, (int fd), (fd), close(fd))
 #else
 #define BERTH_SYS_FILE_ROWS(ROW)
@@ -85,36 +85,36 @@
 #include <sys/uio.h>
 
 #ifdef __linux__
-#define BERTH_SYS_LINUX_SOCKET_ROWS(ROW) \
-    ROW(accept4, (int fd, struct sockaddr *address, socklen_t *size, int flags), \
+#define BERTH_SYS_LINUX_SOCKET_ROWS(ROW)                                                           \
+    ROW(accept4, (int fd, struct sockaddr *address, socklen_t *size, int flags),                   \
         (fd, address, size, flags), accept4(fd, address, size, flags))
 #else
 #define BERTH_SYS_LINUX_SOCKET_ROWS(ROW)
 #endif
 
-#define BERTH_SYS_SOCKET_ROWS(ROW) \
-    BERTH_SYS_LINUX_SOCKET_ROWS(ROW) \
-    ROW(socket, (int domain, int type, int protocol), (domain, type, protocol), \
-        socket(domain, type, protocol)) \
-    ROW(bind, (int fd, const struct sockaddr *address, socklen_t size), (fd, address, size), \
-        bind(fd, address, size)) \
-    ROW(listen, (int fd, int backlog), (fd, backlog), listen(fd, backlog)) \
-    ROW(connect, (int fd, const struct sockaddr *address, socklen_t size), (fd, address, size), \
-        connect(fd, address, size)) \
-    ROW(getsockname, (int fd, struct sockaddr *address, socklen_t *size), (fd, address, size), \
-        getsockname(fd, address, size)) \
-    ROW(getpeername, (int fd, struct sockaddr *address, socklen_t *size), (fd, address, size), \
-        getpeername(fd, address, size)) \
-    ROW(getsockopt, (int fd, int level, int name, void *value, socklen_t *size), \
-        (fd, level, name, value, size), getsockopt(fd, level, name, value, size)) \
-    ROW(setsockopt, (int fd, int level, int name, const void *value, socklen_t size), \
-        (fd, level, name, value, size), setsockopt(fd, level, name, value, size)) \
-    ROW(shutdown, (int fd, int how), (fd, how), shutdown(fd, how)) \
-    ROW(recv, (int fd, void *data, size_t size, int flags), (fd, data, size, flags), \
-        recv(fd, data, size, flags)) \
-    ROW(send, (int fd, const void *data, size_t size, int flags), (fd, data, size, flags), \
-        send(fd, data, size, flags)) \
-    ROW(sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags), \
+#define BERTH_SYS_SOCKET_ROWS(ROW)                                                                 \
+    BERTH_SYS_LINUX_SOCKET_ROWS(ROW)                                                               \
+    ROW(socket, (int domain, int type, int protocol), (domain, type, protocol),                    \
+        socket(domain, type, protocol))                                                            \
+    ROW(bind, (int fd, const struct sockaddr *address, socklen_t size), (fd, address, size),       \
+        bind(fd, address, size))                                                                   \
+    ROW(listen, (int fd, int backlog), (fd, backlog), listen(fd, backlog))                         \
+    ROW(connect, (int fd, const struct sockaddr *address, socklen_t size), (fd, address, size),    \
+        connect(fd, address, size))                                                                \
+    ROW(getsockname, (int fd, struct sockaddr *address, socklen_t *size), (fd, address, size),     \
+        getsockname(fd, address, size))                                                            \
+    ROW(getpeername, (int fd, struct sockaddr *address, socklen_t *size), (fd, address, size),     \
+        getpeername(fd, address, size))                                                            \
+    ROW(getsockopt, (int fd, int level, int name, void *value, socklen_t *size),                   \
+        (fd, level, name, value, size), getsockopt(fd, level, name, value, size))                  \
+    ROW(setsockopt, (int fd, int level, int name, const void *value, socklen_t size),              \
+        (fd, level, name, value, size), setsockopt(fd, level, name, value, size))                  \
+    ROW(shutdown, (int fd, int how), (fd, how), shutdown(fd, how))                                 \
+    ROW(recv, (int fd, void *data, size_t size, int flags), (fd, data, size, flags),               \
+        recv(fd, data, size, flags))                                                               \
+    ROW(send, (int fd, const void *data, size_t size, int flags), (fd, data, size, flags),         \
+        send(fd, data, size, flags))                                                               \
+    ROW(sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags),          \
         sendmsg(fd, message, flags))
 #else
 #define BERTH_SYS_SOCKET_ROWS(ROW)
@@ -124,11 +124,11 @@
 
 #ifdef BERTH_SYS_EPOLL
 #include <sys/epoll.h>
-#define BERTH_SYS_EPOLL_ROWS(ROW) \
-    ROW(epoll_create1, (int flags), (flags), epoll_create1(flags)) \
-    ROW(epoll_ctl, (int set, int op, int fd, struct epoll_event *event), (set, op, fd, event), \
-        epoll_ctl(set, op, fd, event)) \
-    ROW(epoll_wait, (int set, struct epoll_event *events, int count, int timeout_ms), \
+#define BERTH_SYS_EPOLL_ROWS(ROW)                                                                  \
+    ROW(epoll_create1, (int flags), (flags), epoll_create1(flags))                                 \
+    ROW(epoll_ctl, (int set, int op, int fd, struct epoll_event *event), (set, op, fd, event),     \
+        epoll_ctl(set, op, fd, event))                                                             \
+    ROW(epoll_wait, (int set, struct epoll_event *events, int count, int timeout_ms),              \
         (set, events, count, timeout_ms), epoll_wait(set, events, count, timeout_ms))
 #else
 #define BERTH_SYS_EPOLL_ROWS(ROW)
@@ -136,8 +136,8 @@
 
 #ifdef BERTH_SYS_POLL
 #include <poll.h>
-#define BERTH_SYS_POLL_ROWS(ROW) \
-    ROW(poll, (struct pollfd *fds, nfds_t count, int timeout_ms), (fds, count, timeout_ms), \
+#define BERTH_SYS_POLL_ROWS(ROW)                                                                   \
+    ROW(poll, (struct pollfd * fds, nfds_t count, int timeout_ms), (fds, count, timeout_ms),       \
         poll(fds, count, timeout_ms))
 #else
 #define BERTH_SYS_POLL_ROWS(ROW)
@@ -164,47 +164,45 @@ berth_uring_op_known(struct io_uring *ring, int op)
     return known;
 }
 
-#define BERTH_SYS_URING_ROWS(ROW) \
-    ROW(uring_init, (unsigned entries, struct io_uring *ring, struct io_uring_params *params), \
-        (entries, ring, params), \
-        (errno = EPERM, io_uring_queue_init_params(entries, ring, params))) \
-    ROW(uring_exit, (struct io_uring *ring), (ring), (io_uring_queue_exit(ring), 0)) \
-    ROW(uring_knows, (struct io_uring *ring, int op), (ring, op), \
-        (errno = EPERM, berth_uring_op_known(ring, op))) \
-    ROW(uring_enable, (struct io_uring *ring), (ring), \
-        (errno = EPERM, \
-         io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0))) \
-    ROW(uring_register_ring_fd, (struct io_uring *ring), (ring), \
-        (errno = EPERM, io_uring_register_ring_fd(ring))) \
-    ROW(uring_register_buffers, (struct io_uring *ring, struct io_uring_buf_reg *registration), \
-        (ring, registration), \
-        (errno = EPERM, io_uring_register_buf_ring(ring, registration, 0))) \
-    ROW(uring_submit, (struct io_uring *ring), (ring), (errno = EPERM, io_uring_submit(ring))) \
-    ROW(uring_wait, \
-        (struct io_uring *ring, struct io_uring_cqe **completion, unsigned count, \
-         struct __kernel_timespec *timeout), \
-        (ring, completion, count, timeout), \
-        (errno = EPERM, \
-         io_uring_submit_and_wait_timeout(ring, completion, count, timeout, NULL)))
+#define BERTH_SYS_URING_ROWS(ROW)                                                                  \
+    ROW(uring_init, (unsigned entries, struct io_uring *ring, struct io_uring_params *params),     \
+        (entries, ring, params),                                                                   \
+        (errno = EPERM, io_uring_queue_init_params(entries, ring, params)))                        \
+    ROW(uring_exit, (struct io_uring * ring), (ring), (io_uring_queue_exit(ring), 0))              \
+    ROW(uring_knows, (struct io_uring * ring, int op), (ring, op),                                 \
+        (errno = EPERM, berth_uring_op_known(ring, op)))                                           \
+    ROW(uring_enable, (struct io_uring * ring), (ring),                                            \
+        (errno = EPERM,                                                                            \
+         io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0)))       \
+    ROW(uring_register_ring_fd, (struct io_uring * ring), (ring),                                  \
+        (errno = EPERM, io_uring_register_ring_fd(ring)))                                          \
+    ROW(uring_register_buffers, (struct io_uring * ring, struct io_uring_buf_reg * registration),  \
+        (ring, registration), (errno = EPERM, io_uring_register_buf_ring(ring, registration, 0)))  \
+    ROW(uring_submit, (struct io_uring * ring), (ring), (errno = EPERM, io_uring_submit(ring)))    \
+    ROW(uring_wait,                                                                                \
+        (struct io_uring * ring, struct io_uring_cqe * *completion, unsigned count,                \
+         struct __kernel_timespec *timeout),                                                       \
+        (ring, completion, count, timeout),                                                        \
+        (errno = EPERM, io_uring_submit_and_wait_timeout(ring, completion, count, timeout, NULL)))
 #else
 #define BERTH_SYS_URING_ROWS(ROW)
 #endif
 
 /* ---- the machinery ------------------------------------------------------------------------- */
 
-#define BERTH_SYS_ROWS(ROW) \
-    BERTH_SYS_MEMORY_ROWS(ROW) \
-    BERTH_SYS_FILE_ROWS(ROW) \
-    BERTH_SYS_SOCKET_ROWS(ROW) \
-    BERTH_SYS_EPOLL_ROWS(ROW) \
-    BERTH_SYS_POLL_ROWS(ROW) \
+#define BERTH_SYS_ROWS(ROW)                                                                        \
+    BERTH_SYS_MEMORY_ROWS(ROW)                                                                     \
+    BERTH_SYS_FILE_ROWS(ROW)                                                                       \
+    BERTH_SYS_SOCKET_ROWS(ROW)                                                                     \
+    BERTH_SYS_EPOLL_ROWS(ROW)                                                                      \
+    BERTH_SYS_POLL_ROWS(ROW)                                                                       \
     BERTH_SYS_URING_ROWS(ROW)
 
-#define BERTH_SYS_ROW_DIRECT(name, parameters, arguments, expression) \
-    static inline __attribute__((unused)) intptr_t sys_direct_##name parameters \
-    { \
-        const intptr_t result = (intptr_t)(expression); \
-        return result == -1 ? -(intptr_t)errno : result; \
+#define BERTH_SYS_ROW_DIRECT(name, parameters, arguments, expression)                              \
+    static inline __attribute__((unused)) intptr_t sys_direct_##name parameters                    \
+    {                                                                                              \
+        const intptr_t result = (intptr_t)(expression);                                            \
+        return result == -1 ? -(intptr_t)errno : result;                                           \
     }
 BERTH_SYS_ROWS(BERTH_SYS_ROW_DIRECT)
 
@@ -214,20 +212,20 @@ BERTH_SYS_ROWS(BERTH_SYS_ROW_DIRECT)
  * One replaceable pointer per call, named berth_sys_NAME. tests/support/sys_table.c defines them
  * all, each starting as the direct call.
  */
-#define BERTH_SYS_ROW_POINTER(name, parameters, arguments, expression) \
+#define BERTH_SYS_ROW_POINTER(name, parameters, arguments, expression)                             \
     extern intptr_t(*berth_sys_##name) parameters;
 BERTH_SYS_ROWS(BERTH_SYS_ROW_POINTER)
 
-#define BERTH_SYS_ROW_CALL(name, parameters, arguments, expression) \
-    static inline __attribute__((unused)) intptr_t sys_##name parameters \
-    { \
-        return berth_sys_##name arguments; \
+#define BERTH_SYS_ROW_CALL(name, parameters, arguments, expression)                                \
+    static inline __attribute__((unused)) intptr_t sys_##name parameters                           \
+    {                                                                                              \
+        return berth_sys_##name arguments;                                                         \
     }
 #else
-#define BERTH_SYS_ROW_CALL(name, parameters, arguments, expression) \
-    static inline __attribute__((unused)) intptr_t sys_##name parameters \
-    { \
-        return sys_direct_##name arguments; \
+#define BERTH_SYS_ROW_CALL(name, parameters, arguments, expression)                                \
+    static inline __attribute__((unused)) intptr_t sys_##name parameters                           \
+    {                                                                                              \
+        return sys_direct_##name arguments;                                                        \
     }
 #endif
 BERTH_SYS_ROWS(BERTH_SYS_ROW_CALL)

@@ -69,7 +69,12 @@ lint()
 {
     need shellcheck
     need cppcheck
+    need clang-format
     status=0
+    sources '*.[ch]' | xargs clang-format --dry-run --Werror || {
+        echo "lint: lay these out with 'make format'" >&2
+        status=1
+    }
     # SC1091, SC2154: lib.sh and what it sets are found at run time. SC2317: functions that are
     # called through check(). SC2016, SC2034: sh -c scripts, and variables for who sources.
     { sources '*.sh'; echo "$top_srcdir/bootstrap"; echo "$top_srcdir/.ci/run"; } |

@@ -78,8 +78,8 @@ op_pullup(void)
     size_t at = 0;
     for (unsigned i = 0; i < m.chain.count; i++)
         for (uint32_t j = 0; j < m.links[i].lease.length; j++)
-            expected[at++] = byte_of(m.links[i].record->seed,
-                                     m.links[i].origin + m.links[i].lease.offset + j);
+            expected[at++] =
+                byte_of(m.links[i].record->seed, m.links[i].origin + m.links[i].lease.offset + j);
     ck_assert_uint_eq(at, m.chain.bytes);
     const uint64_t copied = berth_pool_copies(m.pool)->received_pullup;
     const unsigned count = m.chain.count;

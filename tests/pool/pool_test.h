@@ -83,7 +83,7 @@ test_pool_get(struct berth_pool *pool, enum berth_class size_class)
 /** Takes buffers until refused. Returns how many there were. */
 static inline uint32_t
 test_take_all(struct berth_pool *pool, enum berth_class size_class, enum berth_purpose purpose,
-         struct berth_lease *leases, uint32_t count_max)
+              struct berth_lease *leases, uint32_t count_max)
 {
     uint32_t n = 0;
     int error = 0;
@@ -141,35 +141,35 @@ test_child_be_quiet(void)
 }
 
 /** Runs the statement in a child and says how the child ended: 0 if it lived to the end. */
-#define TEST_STATUS_OF(status, statement) \
-    do { \
-        (void)fflush(NULL); \
-        const pid_t test_child = fork(); \
-        ck_assert_int_ge(test_child, 0); \
-        if (test_child == 0) { \
-            test_child_be_quiet(); \
-            statement; \
-            _exit(0); \
-        } \
-        ck_assert_int_eq(waitpid(test_child, &(status), 0), test_child); \
+#define TEST_STATUS_OF(status, statement)                                                          \
+    do {                                                                                           \
+        (void)fflush(NULL);                                                                        \
+        const pid_t test_child = fork();                                                           \
+        ck_assert_int_ge(test_child, 0);                                                           \
+        if (test_child == 0) {                                                                     \
+            test_child_be_quiet();                                                                 \
+            statement;                                                                             \
+            _exit(0);                                                                              \
+        }                                                                                          \
+        ck_assert_int_eq(waitpid(test_child, &(status), 0), test_child);                           \
     } while (0)
 
 /**
  * The call is an illegal step: refused with -ESTALE and counted once; under --enable-checks it
  * aborts instead, which is tried in a child.
  */
-#define TEST_ILLEGAL(pool, call) \
-    do { \
-        if (TEST_CHECKS) { \
-            int test_status = 0; \
-            TEST_STATUS_OF(test_status, _exit((call) != 0)); \
-            ck_assert_msg(WIFSIGNALED(test_status) && WTERMSIG(test_status) == SIGABRT, \
-                          "did not abort: " #call); \
-        } else { \
-            const uint64_t test_before = test_pool_stats(pool).illegal; \
-            ck_assert_int_eq((call), -ESTALE); \
-            ck_assert_uint_eq(test_pool_stats(pool).illegal, test_before + 1); \
-        } \
+#define TEST_ILLEGAL(pool, call)                                                                   \
+    do {                                                                                           \
+        if (TEST_CHECKS) {                                                                         \
+            int test_status = 0;                                                                   \
+            TEST_STATUS_OF(test_status, _exit((call) != 0));                                       \
+            ck_assert_msg(WIFSIGNALED(test_status) && WTERMSIG(test_status) == SIGABRT,            \
+                          "did not abort: " #call);                                                \
+        } else {                                                                                   \
+            const uint64_t test_before = test_pool_stats(pool).illegal;                            \
+            ck_assert_int_eq((call), -ESTALE);                                                     \
+            ck_assert_uint_eq(test_pool_stats(pool).illegal, test_before + 1);                     \
+        }                                                                                          \
     } while (0)
 
 /** Adds a case of its own for each test, so that each has the whole time limit. */

@@ -371,8 +371,9 @@ free_and_use_the_pool(void *data, size_t length, void *context)
     ck_assert_uint_eq(berth_pool_turn(freed->pool), 0);
     ck_assert_int_eq(berth_pool_destroy(freed->pool), -EBUSY);
     test_pool_verify(freed->pool);
-    ck_assert_int_eq(berth_chain_append(freed->pool, freed->chain,
-                                        test_pool_get(freed->pool, BERTH_CLASS_512)), 0);
+    ck_assert_int_eq(
+        berth_chain_append(freed->pool, freed->chain, test_pool_get(freed->pool, BERTH_CLASS_512)),
+        0);
     (void)berth_pool_trim(freed->pool);
 }
 

@@ -302,8 +302,8 @@ live_in(size_t more)
     const size_t before = address_space_bytes();
     for (int round = 0; round < 2; round++) {
         unsigned n = 0;
-        while (n < 64 && (error = berth_pool_get(pool, BERTH_CLASS_2M, BERTH_FOR_NEW,
-                                                 &leases[n])) == 0)
+        while (n < 64 &&
+               (error = berth_pool_get(pool, BERTH_CLASS_2M, BERTH_FOR_NEW, &leases[n])) == 0)
             n++;
         if (error != -ENOBUFS || n == 0)
             return 13;

@@ -256,8 +256,8 @@ count_slabs(size_t address_space_more)
     int counts[2];
     for (int round = 0; round < 2; round++) {
         int n = 0;
-        while (n < 256 && (slabs[n] = source->allocate(source->context, SLAB_BYTES,
-                                                       SLAB_BYTES)) != NULL)
+        while (n < 256 &&
+               (slabs[n] = source->allocate(source->context, SLAB_BYTES, SLAB_BYTES)) != NULL)
             ((char *)slabs[n++])[0] = 1;
         counts[round] = n;
         while (n > 0)

@@ -41,10 +41,8 @@ record_new(enum model_state state, uint32_t buffer, void *data)
     for (unsigned i = 0; i < RECORDS_MAX; i++) {
         if (m.records[i].state != GONE)
             continue;
-        m.records[i] = (struct record){.state = state,
-                                       .buffer = buffer,
-                                       .seed = random_below(UINT32_MAX),
-                                       .data = data};
+        m.records[i] = (struct record){
+            .state = state, .buffer = buffer, .seed = random_below(UINT32_MAX), .data = data};
         m.out++;
         return &m.records[i];
     }
@@ -165,8 +163,7 @@ op_lend(void)
     record->seed = random_below(UINT32_MAX);
     ck_assert_int_eq(berth_pool_expose(m.pool, record->buffer), 0);
     write_bytes(record->data, record->seed, record->length);
-    ck_assert_int_eq(
-        berth_pool_lend(m.pool, record->buffer, record->length, &record->span), 0);
+    ck_assert_int_eq(berth_pool_lend(m.pool, record->buffer, record->length, &record->span), 0);
     ck_assert_ptr_eq(record->span.data, record->data);
     record->state = BORROWED;
 }
@@ -430,10 +427,10 @@ model_empty(void)
 START_TEST(a_million_operations)
 {
     static void (*const operations[])(void) = {
-        op_get,    op_post,   op_lend,    op_lend,   op_retain,  op_settle, op_settle, op_unpost,
-        op_share_or_slice, op_send, op_send, op_release, op_release, op_release, op_wrap,
-        op_append, op_append, op_pop,     op_consume, op_pullup, op_iovec,  op_clear,
-        op_wait,   op_turn,   op_trim,    op_ebb,    op_illegal};
+        op_get,    op_post,           op_lend,   op_lend, op_retain,  op_settle,  op_settle,
+        op_unpost, op_share_or_slice, op_send,   op_send, op_release, op_release, op_release,
+        op_wrap,   op_append,         op_append, op_pop,  op_consume, op_pullup,  op_iovec,
+        op_clear,  op_wait,           op_turn,   op_trim, op_ebb,     op_illegal};
     const unsigned count = sizeof(operations) / sizeof(operations[0]);
     m.random = test_seed("pool model");
     m.pool = test_pool_make(9 * SLAB_BYTES); /* small enough to run out of */

@@ -112,8 +112,8 @@ START_TEST(null_is_refused_everywhere)
     ck_assert_int_eq(berth_pool_get(pool, BERTH_CLASS_4K, (enum berth_purpose)3, &lease), -EINVAL);
     ck_assert_int_eq(berth_pool_post(pool, BERTH_CLASS_COUNT, BERTH_FOR_NEW, &buffer, &data),
                      -EINVAL);
-    ck_assert_int_eq(berth_pool_post(pool, BERTH_CLASS_4K, (enum berth_purpose)-1, &buffer, &data),
-                     -EINVAL);
+    ck_assert_int_eq(
+        berth_pool_post(pool, BERTH_CLASS_4K, (enum berth_purpose) - 1, &buffer, &data), -EINVAL);
     ck_assert_int_eq(berth_pool_post(pool, BERTH_CLASS_4K, BERTH_FOR_NEW, NULL, &data), -EINVAL);
     ck_assert_int_eq(berth_pool_post(pool, BERTH_CLASS_4K, BERTH_FOR_NEW, &buffer, NULL), -EINVAL);
     ck_assert_int_eq(berth_pool_lend(pool, 0, 1, NULL), -EINVAL);
@@ -203,8 +203,8 @@ START_TEST(fabricated_leases_are_refused)
     bad[1].buffer = UINT32_MAX;
     bad[2].generation = 0;
     bad[3].generation++;
-    bad[4].buffer++;            /* never handed out */
-    bad[5].buffer = 3u << 12;   /* a slab that does not exist */
+    bad[4].buffer++;          /* never handed out */
+    bad[5].buffer = 3u << 12; /* a slab that does not exist */
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         ck_assert_ptr_null(berth_lease_data(pool, bad[i]));
         TEST_ILLEGAL(pool, berth_release(pool, bad[i]));
@@ -405,10 +405,10 @@ static void
 holding_note(const struct berth_holding *holding, void *context)
 {
     struct berth_holding *found = context;
-    found[(strcmp(holding->state, "posted") == 0)       ? 0
-          : (strcmp(holding->state, "borrowed") == 0)   ? 1
-          : (strcmp(holding->state, "leased") == 0)     ? 2
-                                                        : 3] = *holding;
+    found[(strcmp(holding->state, "posted") == 0)     ? 0
+          : (strcmp(holding->state, "borrowed") == 0) ? 1
+          : (strcmp(holding->state, "leased") == 0)   ? 2
+                                                      : 3] = *holding;
 }
 
 START_TEST(report_names_what_is_out)
@@ -454,8 +454,7 @@ START_TEST(report_names_what_is_out)
 END_TEST
 
 /** In the child a slab is not mapped (MADV_DONTFORK), so the child makes the pool itself. */
-static void __attribute__((unused))
-write_after_release(void)
+static void __attribute__((unused)) write_after_release(void)
 {
     struct berth_pool *pool = test_pool_make(8 * MIB);
     const struct berth_lease lease = test_pool_get(pool, BERTH_CLASS_4K);

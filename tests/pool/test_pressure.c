@@ -110,8 +110,8 @@ note_ready(struct berth_waiter *waiter, void *context)
     ck_assert_uint_eq(berth_pool_turn(s->pool), 0);
     ck_assert_int_eq(berth_pool_destroy(s->pool), -EBUSY);
     if (s->take)
-        ck_assert_int_eq(berth_pool_get(s->pool, waiter->size_class, waiter->purpose,
-                                        &s->got[index]), 0);
+        ck_assert_int_eq(
+            berth_pool_get(s->pool, waiter->size_class, waiter->purpose, &s->got[index]), 0);
     if (s->again == index)
         ck_assert_int_eq(berth_pool_wait(s->pool, waiter), 0);
     if (s->abort_next >= 0) {

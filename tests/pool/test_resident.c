@@ -74,8 +74,8 @@ START_TEST(posted_buffers_hold_nothing_until_written)
     static void *data[POSTED];
     struct berth_pool *pool = test_pool_make(256 * MIB);
     for (int i = 0; i < POSTED; i++)
-        ck_assert_int_eq(berth_pool_post(pool, BERTH_CLASS_4K, BERTH_FOR_NEW, &buffers[i],
-                                         &data[i]), 0);
+        ck_assert_int_eq(
+            berth_pool_post(pool, BERTH_CLASS_4K, BERTH_FOR_NEW, &buffers[i], &data[i]), 0);
     ck_assert_uint_eq(slabs_resident_bytes(pool), 0);
     /* Records of 16 bytes, and nothing beside them: no page of theirs per buffer. */
     ck_assert_uint_le(records_resident_bytes(pool), POSTED * (16 + 40 * TEST_CHECKS) + 96 * 1024);

@@ -117,8 +117,7 @@ START_TEST(releases_from_other_threads_arrive)
         ck_assert_int_eq(pthread_mutex_init(&queues[i].lock, NULL), 0);
         ck_assert_int_eq(pthread_cond_init(&queues[i].changed, NULL), 0);
         releasers[i] = (struct releaser){.pool = pool, .queue = &queues[i]};
-        ck_assert_int_eq(
-            pthread_create(&releasers[i].thread, NULL, release_all, &releasers[i]), 0);
+        ck_assert_int_eq(pthread_create(&releasers[i].thread, NULL, release_all, &releasers[i]), 0);
     }
     for (unsigned round = 0; round < ROUNDS; round++) {
         hand_out(pool, queues);
@@ -281,16 +280,14 @@ START_TEST(stale_releases_from_elsewhere_are_counted)
 }
 END_TEST
 
-static void *__attribute__((unused))
-get_one(void *argument)
+static void *__attribute__((unused)) get_one(void *argument)
 {
     struct one *one = argument;
     one->answer = berth_pool_get(one->pool, BERTH_CLASS_4K, BERTH_FOR_NEW, &one->lease);
     return NULL;
 }
 
-static void __attribute__((unused))
-get_elsewhere(void)
+static void __attribute__((unused)) get_elsewhere(void)
 {
     struct one one = {.pool = test_pool_make(8 * MIB)};
     pthread_t thread;

@@ -30,8 +30,8 @@ scene_begin(void)
     void *data;
     memset(&scene, 0, sizeof(scene));
     scene.pool = test_pool_make(8 * MIB);
-    ck_assert_int_eq(berth_pool_post(scene.pool, BERTH_CLASS_4K, BERTH_FOR_NEW, &scene.posted,
-                                     &data), 0);
+    ck_assert_int_eq(
+        berth_pool_post(scene.pool, BERTH_CLASS_4K, BERTH_FOR_NEW, &scene.posted, &data), 0);
     scene.borrowed = test_pool_receive(scene.pool, BERTH_CLASS_4K, 10, 0);
     scene.leased = test_pool_get(scene.pool, BERTH_CLASS_4K);
     scene.sent = test_pool_get(scene.pool, BERTH_CLASS_4K);
@@ -40,8 +40,8 @@ scene_begin(void)
     ck_assert_int_eq(berth_release(scene.pool, scene.freed), 0);
     ck_assert_int_eq(berth_wrap(scene.pool, text, 4, NULL, NULL, &scene.wrapped), 0);
     for (int i = 0; i < 2; i++) {
-        scene.waiters[i] = (struct berth_waiter){
-            .ready = ready_ignore, .size_class = BERTH_CLASS_64K, .count = 1};
+        scene.waiters[i] =
+            (struct berth_waiter){.ready = ready_ignore, .size_class = BERTH_CLASS_64K, .count = 1};
         ck_assert_int_eq(berth_pool_wait(scene.pool, &scene.waiters[i]), 0);
     }
     test_pool_verify(scene.pool);
@@ -65,17 +65,17 @@ scene_end(void)
 }
 
 /** Puts another value there, expects the checker to object, and puts the old one back. */
-#define BREAK(place, value) \
-    do { \
-        const __typeof__(place) break_saved = (place); \
-        const char *break_why = NULL; \
-        (place) = (value); \
-        ck_assert_msg(berth_pool_verify(scene.pool, &break_why) == -EUCLEAN, \
-                      "unseen: " #place " = " #value); \
-        ck_assert_ptr_nonnull(break_why); \
-        ck_assert_int_eq(berth_pool_verify(scene.pool, NULL), -EUCLEAN); \
-        (place) = break_saved; \
-        test_pool_verify(scene.pool); \
+#define BREAK(place, value)                                                                        \
+    do {                                                                                           \
+        const __typeof__(place) break_saved = (place);                                             \
+        const char *break_why = NULL;                                                              \
+        (place) = (value);                                                                         \
+        ck_assert_msg(berth_pool_verify(scene.pool, &break_why) == -EUCLEAN,                       \
+                      "unseen: " #place " = " #value);                                             \
+        ck_assert_ptr_nonnull(break_why);                                                          \
+        ck_assert_int_eq(berth_pool_verify(scene.pool, NULL), -EUCLEAN);                           \
+        (place) = break_saved;                                                                     \
+        test_pool_verify(scene.pool);                                                              \
     } while (0)
 
 static struct buffer_meta *
@@ -122,8 +122,8 @@ START_TEST(slabs_and_sums)
 {
     scene_begin();
     struct slab *slab = &scene.pool->slabs[0];
-    BREAK(slab->carved, 513);   /* a slab of 4 KiB buffers has 512 */
-    BREAK(slab->carved, 5000);  /* and none has more than 4,096 */
+    BREAK(slab->carved, 513);  /* a slab of 4 KiB buffers has 512 */
+    BREAK(slab->carved, 5000); /* and none has more than 4,096 */
     BREAK(slab->outstanding, 0);
     BREAK(slab->size_class, BERTH_CLASS_16K);
     BREAK(scene.pool->slabs_used, 9);

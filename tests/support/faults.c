@@ -16,7 +16,7 @@ struct plan {
     const char *call;
     unsigned calls;
     unsigned hit;
-    unsigned nth;   /* 0: none fails */
+    unsigned nth; /* 0: none fails */
     unsigned times;
     int error;
 };
@@ -38,11 +38,11 @@ take(struct plan *plan)
     return plan->error;
 }
 
-#define ROW_WRAPPER(name, parameters, arguments, expression) \
-    static intptr_t faulty_##name parameters \
-    { \
-        const int error = take(&plans[PLAN_##name]); \
-        return error != 0 ? error : sys_direct_##name arguments; \
+#define ROW_WRAPPER(name, parameters, arguments, expression)                                       \
+    static intptr_t faulty_##name parameters                                                       \
+    {                                                                                              \
+        const int error = take(&plans[PLAN_##name]);                                               \
+        return error != 0 ? error : sys_direct_##name arguments;                                   \
     }
 BERTH_SYS_ROWS(ROW_WRAPPER)
 
@@ -51,9 +51,9 @@ static void
 install(unsigned number, int faulty)
 {
     switch (number) {
-#define ROW_INSTALL(name, parameters, arguments, expression) \
-    case PLAN_##name: \
-        berth_sys_##name = faulty ? faulty_##name : sys_direct_##name; \
+#define ROW_INSTALL(name, parameters, arguments, expression)                                       \
+    case PLAN_##name:                                                                              \
+        berth_sys_##name = faulty ? faulty_##name : sys_direct_##name;                             \
         break;
         BERTH_SYS_ROWS(ROW_INSTALL)
     default:

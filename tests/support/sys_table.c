@@ -6,6 +6,6 @@
  */
 #include "support/sys_groups.h"
 
-#define ROW_DEFINE(name, parameters, arguments, expression) \
+#define ROW_DEFINE(name, parameters, arguments, expression)                                        \
     intptr_t(*berth_sys_##name) parameters = sys_direct_##name;
 BERTH_SYS_ROWS(ROW_DEFINE)
