@@ -43,6 +43,7 @@ struct client {
     uint8_t last;      /* what is being answered is the last request */
     uint8_t lingering; /* we have said all; what the peer still sends is dropped */
     uint8_t ended;     /* the peer will send no more */
+    uint8_t waiting;   /* for a pool buffer: see struct stream */
 };
 _Static_assert(sizeof(struct client) <= BERTH_CONN_PAYLOAD_BYTES, "fits the slot");
 
@@ -51,7 +52,7 @@ struct stream {
     int fd;
     off_t offset;
     uint64_t left;
-    struct berth_waiter waiter; /* for a pool buffer */
+    struct berth_waiter waiter; /* for a pool buffer, also when no file is under way */
 };
 
 static struct {
@@ -144,7 +145,6 @@ stream_end(struct berth_conn *conn)
     struct stream *stream = berth_conn_cold(conn);
 
     assert(client->streaming);
-    berth_pool_wait_abort(&stream->waiter);
     close(stream->fd);
     client->streaming = 0;
     berth_conn_credit(conn, BERTH_CREDIT_UNLIMITED);
@@ -196,8 +196,29 @@ must_wait(const struct berth_conn *conn)
 static void
 on_buffer_free(struct berth_waiter *waiter, void *context)
 {
+    struct client *client = berth_conn_payload(context);
+
     (void)waiter;
+    client->waiting = 0;
     client_advance(context);
+}
+
+/* Goes on when the pool has a buffer of that class again. Returns 0 or -errno. */
+static int
+buffer_wait(struct berth_conn *conn, enum berth_class size_class)
+{
+    struct client *client = berth_conn_payload(conn);
+    struct stream *stream = berth_conn_cold(conn);
+
+    assert(!client->waiting);
+    stream->waiter = (struct berth_waiter){.ready = on_buffer_free,
+                                           .context = conn, /* until close, which ends the wait */
+                                           .size_class = size_class,
+                                           .purpose = BERTH_FOR_ACTIVE,
+                                           .count = 1};
+    const int error = berth_pool_wait(server.pool, &stream->waiter);
+    client->waiting = error == 0;
+    return error;
 }
 
 /* Reads one buffer full and queues it. Returns 1; 0: it waits for a buffer; -errno. */
@@ -206,14 +227,8 @@ stream_piece(struct berth_conn *conn, struct stream *stream)
 {
     struct berth_lease lease;
 
-    if (berth_pool_get(server.pool, BERTH_CLASS_64K, BERTH_FOR_ACTIVE, &lease) != 0) {
-        stream->waiter.ready = on_buffer_free;
-        stream->waiter.context = conn; /* valid until its close callback, which ends the wait */
-        stream->waiter.size_class = BERTH_CLASS_64K;
-        stream->waiter.purpose = BERTH_FOR_ACTIVE;
-        stream->waiter.count = 1;
-        return berth_pool_wait(server.pool, &stream->waiter);
-    }
+    if (berth_pool_get(server.pool, BERTH_CLASS_64K, BERTH_FOR_ACTIVE, &lease) != 0)
+        return buffer_wait(conn, BERTH_CLASS_64K);
     if (lease.length > stream->left)
         lease.length = (uint32_t)stream->left;
     const ssize_t got =
@@ -236,9 +251,10 @@ stream_piece(struct berth_conn *conn, struct stream *stream)
 static void
 stream_advance(struct berth_conn *conn)
 {
+    const struct client *client = berth_conn_payload(conn);
     struct stream *stream = berth_conn_cold(conn);
 
-    while (stream->left > 0 && !must_wait(conn)) {
+    while (stream->left > 0 && !client->waiting && !must_wait(conn)) {
         const int result = stream_piece(conn, stream);
         if (result < 0)
             berth_conn_abort(conn); /* the only way left to say that this is not the whole file */
@@ -275,6 +291,25 @@ linger_drop(struct berth_conn *conn, size_t length)
     return length;
 }
 
+/* Whether there is a buffer for the head of a response; if not, waits for one. */
+static int
+may_answer(struct berth_conn *conn)
+{
+    static const enum berth_class needed[] = {BERTH_CLASS_512, BERTH_CLASS_4K};
+    const struct client *client = berth_conn_payload(conn);
+
+    if (client->streaming || client->waiting || must_wait(conn))
+        return 0;
+    for (unsigned i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
+        if (berth_pool_available(server.pool, needed[i], BERTH_FOR_ACTIVE) > 0)
+            continue;
+        if (buffer_wait(conn, needed[i]) != 0)
+            berth_conn_abort(conn);
+        return 0;
+    }
+    return 1;
+}
+
 /* Answers the request at the front. Returns its bytes; 0: its end has not come yet. */
 static size_t
 request_serve(struct berth_conn *conn, const char *data, size_t length)
@@ -309,7 +344,7 @@ requests_serve(struct berth_conn *conn, const char *data, size_t length)
     while (used < length) {
         if (client->lingering)
             return used + linger_drop(conn, length - used);
-        if (client->streaming || must_wait(conn))
+        if (!may_answer(conn))
             return used;
         if (client->skip > 0) {
             const size_t left = length - used;
@@ -337,7 +372,7 @@ client_feed(struct berth_conn *conn, const struct berth_span *span)
 
     if (example_input_feed(conn, &client->input, span, REST_BYTES_MAX, requests_serve) != 0)
         berth_conn_abort(conn);
-    if (client->ended && !client->streaming && !must_wait(conn))
+    if (client->ended && !client->streaming && !client->waiting && !must_wait(conn))
         berth_conn_close(conn);
 }
 
@@ -386,6 +421,8 @@ on_close(struct berth_conn *conn, int reason)
     struct client *client = berth_conn_payload(conn);
 
     (void)reason;
+    if (client->waiting)
+        berth_pool_wait_abort(&((struct stream *)berth_conn_cold(conn))->waiter);
     if (client->streaming)
         stream_end(conn);
     example_input_clear(server.pool, &client->input);
