@@ -20,17 +20,19 @@
 #define LINE_BYTES_MAX 1024
 #define NOTICE_BYTES_MAX 128
 
-/* What may wait for one member. A member's share of a turn is small, so that one who floods cannot
- * fill the queues of those who do read before the loop has had its chance to send. */
+/* What may wait for one member. Whoever talks hears it too, and is not listened to while half of
+ * this waits for him: so one who floods cannot fill the queues of those who do read. */
 #define MEMBER_QUEUE_BYTES_MAX (1024 * 1024)
-#define MEMBER_TURN_BYTES_MAX 4096
+#define MEMBER_QUEUE_BYTES_HIGH (MEMBER_QUEUE_BYTES_MAX / 2)
+#define MEMBER_REST_BYTES_MAX (1024 * 1024) /* of lines that wait until then */
 
 /* The 40 bytes in the slot: what a broadcast looks at. A half line is kept in the cold record. */
 struct member {
     struct berth_conn *next;
     struct berth_conn *previous;
     uint32_t number;
-    int dropped;
+    uint8_t dropped;
+    uint8_t ended; /* has nothing more to say */
 };
 _Static_assert(sizeof(struct member) <= BERTH_CONN_PAYLOAD_BYTES, "fits the slot");
 
@@ -97,6 +99,12 @@ room_say(const char *text, size_t length, const char *format, ...)
     return 0;
 }
 
+static int
+must_wait(const struct berth_conn *conn)
+{
+    return berth_conn_queued(conn) > MEMBER_QUEUE_BYTES_HIGH;
+}
+
 /* Says every whole line in `data`, and returns how many bytes they were. */
 static size_t
 lines_say(struct berth_conn *conn, const char *data, size_t length)
@@ -104,9 +112,13 @@ lines_say(struct berth_conn *conn, const char *data, size_t length)
     const struct member *member = berth_conn_payload(conn);
     size_t used = 0;
 
-    while (used < length) {
+    while (used < length && !must_wait(conn)) {
         const char *line = data + used;
         const char *end = memchr(line, '\n', length - used);
+        if (end == NULL && length - used > LINE_BYTES_MAX) {
+            berth_conn_abort(conn); /* not somebody who chats */
+            return length;
+        }
         if (end == NULL)
             break;
         size_t bytes = (size_t)(end - line);
@@ -139,16 +151,38 @@ on_open(struct berth_conn *conn, void *context)
 }
 
 static void
+member_feed(struct berth_conn *conn, const struct berth_span *span)
+{
+    const struct member *member = berth_conn_payload(conn);
+
+    if (example_input_feed(conn, berth_conn_cold(conn), span, MEMBER_REST_BYTES_MAX, lines_say) !=
+        0)
+        berth_conn_abort(conn);
+    if (member->ended && !must_wait(conn))
+        berth_conn_close(conn);
+}
+
+static void
 on_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
 {
     (void)bytes;
-    for (unsigned i = 0; i < n; i++) {
-        if (example_input_feed(conn, berth_conn_cold(conn), &spans[i], LINE_BYTES_MAX, lines_say) !=
-            0) {
-            berth_conn_abort(conn); /* a line without end: not somebody who chats */
-            return;
-        }
-    }
+    for (unsigned i = 0; i < n; i++)
+        member_feed(conn, &spans[i]);
+}
+
+static void
+on_drained(struct berth_conn *conn)
+{
+    member_feed(conn, NULL);
+}
+
+static void
+on_eof(struct berth_conn *conn)
+{
+    struct member *member = berth_conn_payload(conn);
+
+    member->ended = 1;
+    member_feed(conn, NULL);
 }
 
 static void
@@ -178,12 +212,12 @@ int
 main(int argc, char **argv)
 {
     static const struct berth_handlers handlers = {
-        .open = on_open, .data = on_data, .close = on_close};
+        .open = on_open, .data = on_data, .drained = on_drained, .eof = on_eof, .close = on_close};
     struct berth_loop_options options;
 
     berth_loop_options_init(&options);
     options.cold_bytes = sizeof(struct example_input);
-    options.fairness_bytes = MEMBER_TURN_BYTES_MAX;
+    options.send_high_bytes = MEMBER_QUEUE_BYTES_HIGH;
     options.send_max_bytes = MEMBER_QUEUE_BYTES_MAX;
     struct berth_loop *loop = example_open(argc, argv, &options, NULL);
     room.pool = berth_loop_pool(loop);
