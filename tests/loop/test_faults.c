@@ -400,10 +400,15 @@ START_TEST(each_call_fails_once)
     RIG_ENGINE_OR_RETURN(engine);
     for (size_t i = 0; i < sizeof(message); i++)
         message[i] = (unsigned char)(i * 31 + (i >> 7));
+    const unsigned step = test_is_slow() && !TEST_SANITIZED ? 9 : 1;
+    if (step > 1)
+        printf("under Valgrind: one kind of call in four, and one place in %u\n", step);
     for (size_t i = 0; i < FAULTS; i++) {
+        if (step > 1 && i % 4 != (size_t)_i)
+            continue;
         unsigned k = 1;
         while (k < CALLS_MAX && live_with(engine, &faults[i], k))
-            k++;
+            k += step;
         MUST(k < CALLS_MAX);
         MUST((k > 1) == ((faults[i].makers >> _i) & 1));
     }
