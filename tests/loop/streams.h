@@ -35,6 +35,7 @@ struct stream {
     uint64_t up_total, up_written, up_received;
     uint64_t down_total, down_queued, down_read;
     unsigned age, pause;
+    unsigned slowness; /**< the client reads once in so many steps */
     unsigned opened : 1, eof : 1, closed : 1;
     unsigned high : 1;    /**< drained is owed */
     unsigned shut : 1;    /**< the server's side has been ended */
