@@ -143,9 +143,10 @@ main(int argc, char **argv)
     struct conn *listener = NULL;
     sigset_t waiting;
 
-    const int fd = net_listen(argc, argv, &waiting);
-    if (berth_pool_create(&pool, NULL) != 0 || (set_fd = epoll_create1(EPOLL_CLOEXEC)) < 0 ||
-        (listener = conn_open(fd)) == NULL)
+    if (berth_pool_create(&pool, NULL) != 0 || (set_fd = epoll_create1(EPOLL_CLOEXEC)) < 0)
+        return EXIT_FAILURE;
+    listener = conn_open(net_listen(argc, argv, &waiting)); /* which says that we are ready */
+    if (listener == NULL)
         return EXIT_FAILURE;
     while (!net_stopping) {
         const int n = epoll_pwait(set_fd, events, EVENTS_MAX, -1, &waiting);
