@@ -126,8 +126,8 @@ struct receive_buffer {
 
 /**
  * Engines that send at once receive for up to this many connections, then send for all of them: the
- * kernel's receive path and its send path each stay in the instruction cache for a while. Measured:
- * 3 to 4 % of the CPU per echoed message (docs/design/loop.md).
+ * kernel's receive path and its send path each stay in the instruction cache for a while.
+ * What is known of the gain: docs/design/loop.md.
  */
 #define BATCH_MAX 64
 

@@ -213,7 +213,7 @@ tight_address_space_halves_it(void)
     struct berth_table table;
     struct rlimit limit;
     CHILD_MUST(getrlimit(RLIMIT_AS, &limit) == 0);
-    limit.rlim_cur = address_space() + 24 * MIB; /* the default needs 66 */
+    limit.rlim_cur = address_space() + 24 * MIB; /* the default needs 68 */
     CHILD_MUST(setrlimit(RLIMIT_AS, &limit) == 0);
     CHILD_MUST(berth_table_init(&table, NULL) == 0);
     CHILD_MUST(berth_table_slots_max(&table) == BERTH_TABLE_SLOTS_DEFAULT / 4);
