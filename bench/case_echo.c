@@ -16,9 +16,6 @@
 #include "machine.h"
 #include "slice.h"
 
-/** Descriptors left for everything that is not a connection. */
-#define DESCRIPTORS_KEPT 100u
-
 #define RATIO_EPOLL_MAX 1.00
 #define RATIO_URING_MAX 0.90
 #define SYSCALLS_URING_MAX 0.05
@@ -85,13 +82,6 @@ measure(struct bench *bench, const struct bench_subject *subject, double *metric
     return 0;
 }
 
-/** Counts and latencies stand alone in the table: their intervals would only crowd it. */
-static struct estimate
-median_only(const struct bench_samples *samples, unsigned subject, enum metric metric)
-{
-    return estimate_exact(bench_estimate(samples, subject, metric).median);
-}
-
 static void
 add_row(struct bench *bench, const struct bench_samples *samples, unsigned at, const char *name,
         uint32_t conns)
@@ -100,15 +90,15 @@ add_row(struct bench *bench, const struct bench_samples *samples, unsigned at, c
         estimate_exact(conns),
         bench_estimate(samples, at, CPU_NS),
         bench_ratio(samples, at, 0, CPU_NS),
-        median_only(samples, at, RATE),
-        median_only(samples, at, SYSCALLS),
-        median_only(samples, at, P50_US),
-        median_only(samples, at, P99_US),
-        median_only(samples, at, BUSY),
-        median_only(samples, at, P999_US),
-        median_only(samples, at, LOAD_CPU_NS),
-        median_only(samples, at, PER_TURN),
-        median_only(samples, at, STARVED),
+        bench_median(samples, at, RATE),
+        bench_median(samples, at, SYSCALLS),
+        bench_median(samples, at, P50_US),
+        bench_median(samples, at, P99_US),
+        bench_median(samples, at, BUSY),
+        bench_median(samples, at, P999_US),
+        bench_median(samples, at, LOAD_CPU_NS),
+        bench_median(samples, at, PER_TURN),
+        bench_median(samples, at, STARVED),
     };
     report_row(&bench->report, name, values);
 }
@@ -166,25 +156,44 @@ run_with(struct bench *bench, uint32_t conns, struct bench_samples *samples)
     report_control(&bench->report, name, bench_ratio(samples, count - 1, 0, CPU_NS));
 }
 
-int
-bench_echo_run(struct bench *bench)
+static int
+run(struct bench *bench)
 {
     static struct bench_samples samples;
-    const uint32_t room = machine_descriptors_free();
-    const uint32_t most = room > DESCRIPTORS_KEPT ? room - DESCRIPTORS_KEPT : 1;
     report_table_begin(&bench->report, "echo", columns, COLUMNS);
-    for (unsigned i = 0; i < bench->options.connections_count && !machine_interrupted; i++) {
-        uint32_t conns = bench->options.connections[i];
-        if (conns > most) {
-            report_note(&bench->report, "%u connections wanted, %u fit the limit of descriptors",
-                        conns, most);
-            conns = most;
-        }
-        run_with(bench, conns, &samples);
-    }
+    for (unsigned i = 0; i < bench->options.connections.count && !machine_interrupted; i++)
+        run_with(bench, bench_descriptors_fit(bench, bench->options.connections.values[i], 1),
+                 &samples);
     report_note(&bench->report,
                 "messages of %u bytes, one in flight per connection; latencies are "
                 "those of a full system: compare, do not quote",
                 bench->options.bytes);
     return bench->report.tables[0].rows_count > 0 ? 0 : -EIO;
 }
+
+static const struct report_plot plots[] = {
+    {
+        .name = "echo-cpu",
+        .title = "Server's processor time per echoed message: lower is better",
+        .table = "echo",
+        .x = "connections",
+        .y = "cpu_ns_per_message",
+        .x_title = "connections",
+        .y_title = "ns per message",
+        .options = REPORT_PLOT_LOG_X,
+    },
+    {.name = NULL},
+};
+
+const struct bench_case bench_case_echo = {
+    .name = "echo",
+    .summary = "processor time, system calls and latency per echoed message",
+    .run = run,
+    .variant = server_kind_name,
+    .options = BENCH_OPTION_SIZE | BENCH_OPTION_LOAD,
+    .connections_max = LOAD_CONNS_MAX,
+    .normal = {.rounds = 9, .seconds = 1.0, .connections = "100,1000,10000"},
+    .quick = {.rounds = 3, .seconds = 0.3, .connections = "1000"},
+    .full = {.rounds = 15, .seconds = 1.0, .connections = "16,100,1000,10000"},
+    .plots = plots,
+};

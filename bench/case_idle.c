@@ -18,7 +18,6 @@
 #include "machine.h"
 #include "server.h"
 
-#define DESCRIPTORS_KEPT 100u
 #define USER_BYTES_MAX 96
 #define MESSAGE_BYTES 64u
 
@@ -139,33 +138,42 @@ add_results(struct bench *bench, const struct bench_samples *samples,
     report_figure(&bench->report, name, text, "", values[3], false, 0);
 }
 
-int
-bench_idle_run(struct bench *bench)
+static void
+run_with(struct bench *bench, uint32_t conns, struct bench_samples *samples)
+{
+    struct bench_subject subjects[BENCH_SUBJECTS_MAX];
+    unsigned count = 0;
+    for (const struct server_kind *kind = server_kinds; kind->name != NULL; kind++) {
+        if (bench_wants(bench, kind->name))
+            subjects[count++] = (struct bench_subject){
+                .name = kind->name, .measure = measure, .context = kind, .parameter = conns};
+    }
+    bench_rounds(bench, subjects, count, samples);
+    for (unsigned s = 0; s < count; s++) {
+        if (!subjects[s].left_out)
+            add_results(bench, samples, &subjects[s], s);
+    }
+}
+
+static int
+run(struct bench *bench)
 {
     static struct bench_samples samples;
-    const uint32_t room = machine_descriptors_free();
-    const uint32_t most = room > DESCRIPTORS_KEPT ? room - DESCRIPTORS_KEPT : 1;
     report_table_begin(&bench->report, "idle", columns, COLUMNS);
-    for (unsigned i = 0; i < bench->options.connections_count && !machine_interrupted; i++) {
-        uint32_t conns = bench->options.connections[i];
-        if (conns > most) {
-            report_note(&bench->report, "%u connections wanted, %u fit the limit of descriptors",
-                        conns, most);
-            conns = most;
-        }
-        struct bench_subject subjects[BENCH_SUBJECTS_MAX];
-        unsigned count = 0;
-        for (const struct server_kind *kind = server_kinds; kind->name != NULL; kind++) {
-            if (bench_wants(bench, kind->name))
-                subjects[count++] = (struct bench_subject){
-                    .name = kind->name, .measure = measure, .context = kind, .parameter = conns};
-        }
-        bench_rounds(bench, subjects, count, &samples);
-        for (unsigned s = 0; s < count; s++) {
-            if (!subjects[s].left_out)
-                add_results(bench, &samples, &subjects[s], s);
-        }
-    }
+    for (unsigned i = 0; i < bench->options.connections.count && !machine_interrupted; i++)
+        run_with(bench, bench_descriptors_fit(bench, bench->options.connections.values[i], 1),
+                 &samples);
     report_note(&bench->report, "kernel bytes: slab growth of the whole machine, both ends");
     return bench->report.tables[0].rows_count > 0 ? 0 : -EIO;
 }
+
+const struct bench_case bench_case_idle = {
+    .name = "idle",
+    .summary = "bytes that an idle TCP connection costs, user memory and kernel apart",
+    .run = run,
+    .variant = server_kind_name,
+    .connections_max = LOAD_CONNS_MAX,
+    .normal = {.rounds = 3, .seconds = 0.2, .connections = "16000"},
+    .quick = {.rounds = 1, .seconds = 0.1, .connections = "2000"},
+    .full = {.rounds = 5, .seconds = 0.2, .connections = "1000,16000"},
+};

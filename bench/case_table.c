@@ -43,23 +43,26 @@ static struct {
  */
 
 static void
-pass_floor(void)
+pass_floor(void *context)
 {
+    (void)context;
     for (unsigned i = 0; i < WARM_SLOTS; i++)
         USED(on.tokens[i]);
 }
 
 static void
-pass_find(void)
+pass_find(void *context)
 {
+    (void)context;
     for (unsigned i = 0; i < WARM_SLOTS; i++)
         USED(berth_table_find(&on.warm, on.tokens[i]));
 }
 
 /** Each slot's payload holds the token of the next one: nothing can be overlapped. */
 static void
-pass_find_chained(void)
+pass_find_chained(void *context)
 {
+    (void)context;
     berth_token token = on.tokens[0];
     for (unsigned i = 0; i < WARM_SLOTS; i++) {
         struct berth_slot *slot = berth_table_find(&on.warm, token);
@@ -69,15 +72,17 @@ pass_find_chained(void)
 }
 
 static void
-pass_touch(void)
+pass_touch(void *context)
 {
+    (void)context;
     for (unsigned i = 0; i < WARM_SLOTS; i++)
         berth_table_touch(&on.warm, berth_token_index(on.tokens[i]));
 }
 
 static void
-pass_claim_release(void)
+pass_claim_release(void *context)
 {
+    (void)context;
     for (unsigned i = 0; i < WARM_SLOTS; i++) {
         struct berth_slot *slot = NULL;
         if (berth_table_claim(&on.churn, FIRST_INDEX + 2 * i + 1, &slot) != 0)
@@ -87,15 +92,17 @@ pass_claim_release(void)
 }
 
 static void
-pass_walk(void)
+pass_walk(void *context)
 {
+    (void)context;
     BERTH_TABLE_EACH_LIVE (&on.walk, index)
         USED(index);
 }
 
 static void
-pass_sweep(void)
+pass_sweep(void *context)
 {
+    (void)context;
     uint32_t found[256], cursor = 0;
     while (cursor != BERTH_TABLE_INDEX_NONE) {
         const uint32_t count = berth_table_sweep(&on.walk, 1, &cursor, found, 256);
@@ -103,34 +110,8 @@ pass_sweep(void)
     }
 }
 
-struct passes {
-    void (*pass)(void);
-    unsigned operations;
-};
-
-/**
- * Repeats the pass for the length of a slice: nanoseconds of processor time per operation, so that
- * being interrupted for a while does not count.
- */
-static int
-measure_passes(struct bench *bench, const struct bench_subject *subject, double *metrics)
-{
-    const struct passes *passes = subject->context;
-    const uint64_t slice_ns = (uint64_t)(bench->options.seconds * 1e9);
-    const unsigned repeats = passes->operations < 1000 ? 256 : 8;
-    uint64_t count = 0, elapsed = 0;
-    passes->pass();
-    passes->pass();
-    const uint64_t begin = machine_cpu_ns();
-    do {
-        for (unsigned i = 0; i < repeats; i++)
-            passes->pass();
-        count += repeats;
-        elapsed = machine_cpu_ns() - begin;
-    } while (elapsed < slice_ns && !machine_interrupted);
-    metrics[0] = (double)elapsed / (double)(count * passes->operations);
-    return 0;
-}
+/** What creating a table adds to the metrics of work: they come after those. */
+enum { CREATE_KIB = BENCH_WORK_METRICS, CREATE_PAGE_TABLE_KIB };
 
 /* ---- creation -----------------------------------------------------------------------------------
  */
@@ -169,8 +150,9 @@ measure_create(struct bench *bench, const struct bench_subject *subject, double 
         error = machine_memory_get(0, &after);
     if (error == 0) {
         metrics[0] = (double)(end - begin) / CREATIONS;
-        metrics[1] = (double)(after.resident_bytes - before.resident_bytes) / CREATIONS / 1024.0;
-        metrics[2] =
+        metrics[CREATE_KIB] =
+            (double)(after.resident_bytes - before.resident_bytes) / CREATIONS / 1024.0;
+        metrics[CREATE_PAGE_TABLE_KIB] =
             (double)(after.page_table_bytes - before.page_table_bytes) / CREATIONS / 1024.0;
     }
     for (unsigned i = 0; i < made; i++)
@@ -239,16 +221,18 @@ add_results(struct bench *bench, const struct bench_samples *samples,
         {"ns_per_operation", "CPU ns\nper operation", 2},
         {"resident_kib", "resident KiB\nwith one live", 1},
         {"page_table_kib", "page\ntables KiB", 1},
+        BENCH_WORK_COLUMNS,
     };
-    report_table_begin(&bench->report, "table", columns, 3);
+    report_table_begin(&bench->report, "table", columns, sizeof columns / sizeof columns[0]);
     for (unsigned i = 0; i < SUBJECTS; i++) {
         if (i == FIND_AGAIN)
             continue;
-        const struct estimate values[] = {
+        struct estimate values[3 + BENCH_WORK_METRICS - 1] = {
             bench_estimate(samples, i, 0),
-            i == CREATE ? bench_estimate(samples, i, 1) : estimate_none(),
-            i == CREATE ? bench_estimate(samples, i, 2) : estimate_none(),
+            i == CREATE ? bench_estimate(samples, i, CREATE_KIB) : estimate_none(),
+            i == CREATE ? bench_estimate(samples, i, CREATE_PAGE_TABLE_KIB) : estimate_none(),
         };
+        bench_work_estimates(samples, i, values + 3);
         report_row(&bench->report, subjects[i].name, values);
     }
     struct estimate create = bench_estimate(samples, CREATE, 0);
@@ -259,7 +243,7 @@ add_results(struct bench *bench, const struct bench_samples *samples,
                   CREATE_US_MAX);
     report_figure(&bench->report, "create_resident_kib",
                   "  and what is resident once it holds a connection", "KiB",
-                  bench_estimate(samples, CREATE, 1), true, CREATE_KIB_MAX);
+                  bench_estimate(samples, CREATE, CREATE_KIB), true, CREATE_KIB_MAX);
     report_figure(&bench->report, "find_warm_ns", "berth_table_find, warm", "ns",
                   bench_estimate(samples, FIND, 0), false, FIND_NS_MAX);
     report_figure(&bench->report, "claim_release_warm_ns", "claim and release, warm", "ns",
@@ -267,27 +251,33 @@ add_results(struct bench *bench, const struct bench_samples *samples,
     report_control(&bench->report, "find", bench_ratio(samples, FIND_AGAIN, FIND, 0));
 }
 
-int
-bench_table_run(struct bench *bench)
+static int
+run(struct bench *bench)
 {
     static struct bench_samples samples;
-    static const struct passes floor = {pass_floor, WARM_SLOTS}, find = {pass_find, WARM_SLOTS},
-                               chained = {pass_find_chained, WARM_SLOTS},
-                               touch = {pass_touch, WARM_SLOTS},
-                               claim = {pass_claim_release, WARM_SLOTS},
-                               walk = {pass_walk, WALK_SLOTS}, sweep = {pass_sweep, WALK_SLOTS};
+    static const struct bench_work floor = {pass_floor, NULL, WARM_SLOTS, 256},
+                                   find = {pass_find, NULL, WARM_SLOTS, 256},
+                                   chained = {pass_find_chained, NULL, WARM_SLOTS, 256},
+                                   touch = {pass_touch, NULL, WARM_SLOTS, 256},
+                                   claim = {pass_claim_release, NULL, WARM_SLOTS, 256},
+                                   walk = {pass_walk, NULL, WALK_SLOTS, 8},
+                                   sweep = {pass_sweep, NULL, WALK_SLOTS, 8};
     struct bench_subject subjects[SUBJECTS] = {
         [CREATE] = {.name = "create", .measure = measure_create},
-        [FLOOR] = {.name = "empty loop", .measure = measure_passes, .context = &floor},
-        [FIND] = {.name = "find", .measure = measure_passes, .context = &find},
-        [FIND_AGAIN] = {.name = "find again", .measure = measure_passes, .context = &find},
+        [FLOOR] = {.name = "empty loop", .measure = bench_work_measure, .context = &floor},
+        [FIND] = {.name = "find", .measure = bench_work_measure, .context = &find},
+        [FIND_AGAIN] = {.name = "find again", .measure = bench_work_measure, .context = &find},
         [FIND_CHAINED] = {.name = "find, one after the other",
-                          .measure = measure_passes,
+                          .measure = bench_work_measure,
                           .context = &chained},
-        [TOUCH] = {.name = "touch", .measure = measure_passes, .context = &touch},
-        [CLAIM_RELEASE] = {.name = "claim+release", .measure = measure_passes, .context = &claim},
-        [WALK] = {.name = "walk, per live slot", .measure = measure_passes, .context = &walk},
-        [SWEEP] = {.name = "sweep, per live slot", .measure = measure_passes, .context = &sweep},
+        [TOUCH] = {.name = "touch", .measure = bench_work_measure, .context = &touch},
+        [CLAIM_RELEASE] = {.name = "claim+release",
+                           .measure = bench_work_measure,
+                           .context = &claim},
+        [WALK] = {.name = "walk, per live slot", .measure = bench_work_measure, .context = &walk},
+        [SWEEP] = {.name = "sweep, per live slot",
+                   .measure = bench_work_measure,
+                   .context = &sweep},
     };
     int error = set_up();
     if (error == 0) {
@@ -302,3 +292,12 @@ bench_table_run(struct bench *bench)
     berth_table_fini(&on.churn);
     return error;
 }
+
+const struct bench_case bench_case_table = {
+    .name = "table",
+    .summary = "the connection table: creating, finding, claiming and releasing, walking",
+    .run = run,
+    .normal = {.rounds = 21, .seconds = 0.02},
+    .quick = {.rounds = 9, .seconds = 0.01},
+    .full = {.rounds = 51, .seconds = 0.05},
+};

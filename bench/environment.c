@@ -64,23 +64,45 @@ capture_cpu(struct environment *environment)
     environment->cpus = machine_cpus();
 }
 
+/** Reads one attribute of the first CPU's cache number `at`; "?" if there is none. */
+static void
+read_cache(int at, const char *attribute, char *text, size_t size)
+{
+    char path[96];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/%s", at, attribute);
+    read_line(path, text, size);
+}
+
+/** "512K" or "32M" in bytes; 0 if it is no size. */
+static uint64_t
+size_of_text(const char *text)
+{
+    char *end = NULL;
+    const uint64_t number = strtoull(text, &end, 10);
+    return *end == 'K' ? number << 10 : *end == 'M' ? number << 20 : number;
+}
+
 static void
 capture_caches(struct environment *environment)
 {
     for (int i = 0; i < 8; i++) {
-        char path[96], level[8], type[24], bytes[16], text[64];
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/level", i);
-        read_line(path, level, sizeof level);
+        char level[8], type[24], bytes[16], ways[16], text[64];
+        read_cache(i, "level", level, sizeof level);
+        read_cache(i, "type", type, sizeof type);
+        read_cache(i, "size", bytes, sizeof bytes);
+        read_cache(i, "ways_of_associativity", ways, sizeof ways);
         if (level[0] == '?')
             break;
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/type", i);
-        read_line(path, type, sizeof type);
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", i);
-        read_line(path, bytes, sizeof bytes);
         if (strcmp(type, "Instruction") == 0)
             continue;
         snprintf(text, sizeof text, "L%s%s %s", level, strcmp(type, "Data") == 0 ? "d" : "", bytes);
         append(environment->caches, sizeof environment->caches, ", ", text);
+        if (environment->cache_count < ENVIRONMENT_CACHES_MAX)
+            environment->cache[environment->cache_count++] = (struct environment_cache){
+                .level = (unsigned)strtoul(level, NULL, 10),
+                .bytes = size_of_text(bytes),
+                .ways = (unsigned)strtoul(ways, NULL, 10),
+            };
     }
     if (environment->caches[0] == '\0')
         snprintf(environment->caches, sizeof environment->caches, "not told");

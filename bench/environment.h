@@ -18,6 +18,14 @@
 /** And the host may keep this share of our time. */
 #define ENVIRONMENT_STEAL_MAX 0.01
 
+#define ENVIRONMENT_CACHES_MAX 4u
+
+struct environment_cache {
+    unsigned level;
+    uint64_t bytes;
+    unsigned ways;
+};
+
 /** Time of all CPUs since boot, in clock ticks. */
 struct environment_ticks {
     uint64_t busy, steal, all;
@@ -26,7 +34,9 @@ struct environment_ticks {
 struct environment {
     char kernel[96];
     char cpu[96];
-    char caches[96];       /**< "L1d 32 KiB, L2 512 KiB, L3 32 MiB" */
+    char caches[96]; /**< "L1d 32 KiB, L2 512 KiB, L3 32 MiB" */
+    struct environment_cache cache[ENVIRONMENT_CACHES_MAX]; /**< data caches, smallest first */
+    unsigned cache_count;
     char huge_pages[32];   /**< the mode of transparent huge pages */
     char mitigations[192]; /**< what is mitigated, with the names of the kernel */
     char congestion[32];   /**< of the benchmark's sockets */

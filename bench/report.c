@@ -7,6 +7,7 @@
 #include "report.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +67,30 @@ report_figure_met(const struct report_figure *figure)
 {
     return figure->below ? figure->value.median < figure->target
                          : figure->value.median <= figure->target;
+}
+
+const char *
+report_figure_verdict(const struct report_figure *figure)
+{
+    if (isnan(figure->value.median))
+        return "not measured";
+    return report_figure_met(figure) ? "PASS" : "over";
+}
+
+int
+report_figure_decimals(double target)
+{
+    return fabs(target) < 0.1 ? 4 : fabs(target) < 10 ? 3 : 1;
+}
+
+int
+report_column_find(const struct report_table *table, const char *name)
+{
+    for (unsigned i = 0; i < table->columns_count; i++) {
+        if (strcmp(table->columns[i].name, name) == 0)
+            return (int)i;
+    }
+    return -1;
 }
 
 void

@@ -13,7 +13,7 @@
 
 #include "statistics.h"
 
-#define REPORT_COLUMNS_MAX 14u
+#define REPORT_COLUMNS_MAX 20u
 #define REPORT_NAME_BYTES 40u
 
 struct environment;
@@ -36,6 +36,29 @@ struct report_table {
     unsigned columns_count;
     struct report_row *rows;
     unsigned rows_count;
+};
+
+enum report_plot_option {
+    REPORT_PLOT_LOG_X = 1,
+    REPORT_PLOT_LOG_Y = 2,
+};
+
+/**
+ * How to draw a table, or part of it. With `x`: one curve per variant; without: one bar per row.
+ * Intervals are drawn where the table has them.
+ */
+struct report_plot {
+    const char *name;  /**< of the file; letters, digits and '-' */
+    const char *title; /**< what one should see, or look for */
+    const char *table; /**< of which table; the case may not have made it: then it is not drawn */
+    const char *x, *y; /**< names of columns; `x` may be NULL */
+    const char *x_title, *y_title;
+    const char *only; /**< draw only rows where this column has `only_value`; NULL: all rows */
+    double only_value;
+    const char *variants; /**< "a,b": draw only these; NULL: all */
+    unsigned options;     /**< bits of enum report_plot_option */
+    /** Lines are drawn where x times this many bytes fill a cache of the machine; 0: none. */
+    double cache_bytes_per_x;
 };
 
 /** A number that the project has promised. Better is lower, for all of them. */
@@ -89,6 +112,15 @@ void report_doubt(struct report *report, const char *format, ...)
 
 bool report_figure_met(const struct report_figure *figure);
 
+/** "PASS", "over" or "not measured". */
+const char *report_figure_verdict(const struct report_figure *figure);
+
+/** Enough digits to tell a value from that target, and no more. */
+int report_figure_decimals(double target);
+
+/** Finds a column by its name. -1: there is none. */
+int report_column_find(const struct report_table *table, const char *name);
+
 void report_free(struct report *report);
 
 /* ---- writing it: report_text.c, report_data.c -------------------------------------------------
@@ -99,5 +131,16 @@ void report_write_text(const struct report *report, const struct environment *en
 void report_write_json(const struct report *report, const struct environment *environment,
                        FILE *out);
 void report_write_csv(const struct report *report, FILE *out);
+
+/** The lines on machine, kernel, build and run that every form of a report carries. */
+void report_write_environment(const struct environment *environment, FILE *out);
+
+/** A section of a page: report_html.c. `svgs[i]` is the drawing of `plots[i]`, NULL if none. */
+void report_write_html(const struct report *report, const struct environment *environment,
+                       const struct report_plot *plots, char *const *svgs, FILE *out);
+
+/** What stands before the first section and after the last. `names` of the sections, then NULL. */
+void report_html_begin(const char *const *names, FILE *out);
+void report_html_end(FILE *out);
 
 #endif

@@ -92,8 +92,8 @@ write_table(const struct report_table *table, FILE *out)
     fputc('\n', out);
 }
 
-static void
-write_environment(const struct environment *environment, FILE *out)
+void
+report_write_environment(const struct environment *environment, FILE *out)
 {
     fprintf(out, "  machine  %s, %d CPU%s%s; %s; hardware counters %s\n", environment->cpu,
             environment->cpus, environment->cpus == 1 ? "" : "s",
@@ -106,16 +106,9 @@ write_environment(const struct environment *environment, FILE *out)
             environment->compiler, environment->flags, environment->allocator);
     fprintf(out,
             "  run      %s; load average %.2f at the start; others used %.1f %% of a CPU, "
-            "the host kept %.1f %%\n\n",
+            "the host kept %.1f %%\n",
             environment->pinning, environment->load_average, environment->others * 100,
             environment->steal * 100);
-}
-
-/** Enough digits to tell the value from its target, and no more. */
-static int
-figure_decimals(double value)
-{
-    return fabs(value) < 0.1 ? 4 : fabs(value) < 10 ? 3 : 1;
 }
 
 static void
@@ -127,12 +120,10 @@ write_figures(const struct report *report, FILE *out)
     for (unsigned i = 0; i < report->figures_count; i++) {
         const struct report_figure *figure = &report->figures[i];
         char value[CELL_BYTES];
-        cell(value, sizeof value, &figure->value, figure_decimals(figure->target));
+        cell(value, sizeof value, &figure->value, report_figure_decimals(figure->target));
         fprintf(out, "  %-58s %22s  %s %g %-6s  %s\n", figure->text, value,
                 figure->below ? "< " : "<=", figure->target, figure->unit,
-                isnan(figure->value.median) ? "not measured"
-                : report_figure_met(figure) ? "PASS"
-                                            : "over");
+                report_figure_verdict(figure));
     }
     fputc('\n', out);
 }
@@ -142,7 +133,8 @@ report_write_text(const struct report *report, const struct environment *environ
 {
     fprintf(out, "\nberth-bench %s%s\n\n", report->case_name,
             report->interrupted ? " (interrupted: what was measured until then)" : "");
-    write_environment(environment, out);
+    report_write_environment(environment, out);
+    fputc('\n', out);
     for (unsigned i = 0; i < report->tables_count; i++) {
         if (report->tables[i].rows_count > 0)
             write_table(&report->tables[i], out);

@@ -5,31 +5,10 @@
  */
 #include <assert.h>
 #include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "bench.h"
 #include "machine.h"
-
-void
-bench_progress(const struct bench *bench, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    fputs(bench->progress_line ? "\r\033[K" : "", stderr);
-    vfprintf(stderr, format, arguments);
-    fputs(bench->progress_line ? "" : "\n", stderr);
-    fflush(stderr);
-    va_end(arguments);
-}
-
-void
-bench_progress_end(const struct bench *bench)
-{
-    if (bench->progress_line)
-        fputs("\r\033[K", stderr);
-}
 
 static void
 forget(struct bench_samples *samples)
@@ -89,6 +68,12 @@ struct estimate
 bench_estimate(const struct bench_samples *samples, unsigned subject, unsigned metric)
 {
     return estimate_of(samples->values[subject][metric], samples->rounds);
+}
+
+struct estimate
+bench_median(const struct bench_samples *samples, unsigned subject, unsigned metric)
+{
+    return estimate_exact(bench_estimate(samples, subject, metric).median);
 }
 
 struct estimate

@@ -46,6 +46,12 @@ server_kind_find(const char *name)
     return NULL;
 }
 
+const char *
+server_kind_name(unsigned at)
+{
+    return at < sizeof server_kinds / sizeof server_kinds[0] ? server_kinds[at].name : NULL;
+}
+
 /* ---- the serving side ------------------------------------------------------------------------ */
 
 void

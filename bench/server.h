@@ -65,6 +65,9 @@ struct server_kind {
 extern const struct server_kind server_kinds[];
 const struct server_kind *server_kind_find(const char *name);
 
+/** The name of number `at`, NULL past the last. */
+const char *server_kind_name(unsigned at);
+
 /* ---- for the measuring side ------------------------------------------------------------------ */
 
 struct server {

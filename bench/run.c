@@ -1,0 +1,325 @@
+/*
+ * Running one case, or all of them, and writing what they found. `all` gives each case a process of
+ * its own, so that none lives on the memory layout that another one left behind; what it writes
+ * comes back through unnamed temporary files.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "run.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "machine.h"
+#include "plot.h"
+
+#define CASES_MAX 64u
+
+static FILE *
+file_in(const char *directory, const char *stem, const char *suffix)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s%s", directory, stem, suffix);
+    FILE *file = fopen(path, "we");
+    if (file == NULL)
+        fprintf(stderr, "berth-bench: %s: %s\n", path, strerror(errno));
+    return file;
+}
+
+/** Closes a file that was written. 0 or -EIO. */
+static int
+file_end(FILE *file)
+{
+    const int bad = ferror(file);
+    return (fclose(file) != 0 || bad) ? -EIO : 0;
+}
+
+/* ---- one case ----------------------------------------------------------------------------------
+ */
+
+static int
+write_to_directory(const struct bench *bench, const char *directory)
+{
+    FILE *json = file_in(directory, bench->report.case_name, ".json");
+    FILE *csv = file_in(directory, bench->report.case_name, ".csv");
+    int error = json == NULL || csv == NULL ? -EIO : 0;
+    if (json != NULL) {
+        report_write_json(&bench->report, &bench->environment, json);
+        error = file_end(json) != 0 ? -EIO : error;
+    }
+    if (csv != NULL) {
+        report_write_csv(&bench->report, csv);
+        error = file_end(csv) != 0 ? -EIO : error;
+    }
+    return error;
+}
+
+static int
+write_page(struct bench *bench, const struct bench_case *one, const struct outputs *outputs)
+{
+    char *svgs[PLOTS_MAX] = {NULL};
+    int error = write_to_directory(bench, outputs->directory);
+    plot_all(&bench->report, &bench->environment, one->plots, svgs);
+    for (unsigned i = 0; i < PLOTS_MAX; i++) {
+        FILE *file =
+            svgs[i] != NULL ? file_in(outputs->directory, one->plots[i].name, ".svg") : NULL;
+        if (file != NULL) {
+            fputs(svgs[i], file);
+            error = file_end(file) != 0 ? -EIO : error;
+        }
+    }
+    report_write_html(&bench->report, &bench->environment, one->plots, svgs, outputs->html);
+    for (unsigned i = 0; i < PLOTS_MAX; i++)
+        free(svgs[i]);
+    return error;
+}
+
+static int
+write_all(struct bench *bench, const struct bench_case *one, const struct outputs *outputs)
+{
+    int error = 0;
+    if (outputs->html != NULL) /* first: it may have something to note */
+        error = write_page(bench, one, outputs);
+    if (outputs->text != NULL)
+        report_write_text(&bench->report, &bench->environment, outputs->text);
+    if (outputs->json != NULL)
+        report_write_json(&bench->report, &bench->environment, outputs->json);
+    if (outputs->csv != NULL)
+        report_write_csv(&bench->report, outputs->csv);
+    FILE *const files[] = {outputs->text, outputs->json, outputs->csv, outputs->html};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        if (files[i] != NULL && (fflush(files[i]) != 0 || ferror(files[i])))
+            error = -EIO;
+    }
+    if (error != 0)
+        fprintf(stderr, "berth-bench: cannot write the report: %s\n", strerror(-error));
+    return error;
+}
+
+int
+run_case(const struct bench_case *one, const struct bench_options *options,
+         const struct outputs *outputs)
+{
+    static struct bench bench;
+    bench.options = *options;
+    bench.report.case_name = one->name;
+    bench.progress_line = isatty(STDERR_FILENO);
+    if (options->events > 0) /* somebody else measures */
+        return one->run(&bench) == 0 ? 0 : STATUS_FAILED;
+    environment_begin(&bench.environment, options->cpu_server, options->cpu_load);
+    if (options->rounds < BENCH_ROUNDS_RELIABLE && one->normal.rounds >= BENCH_ROUNDS_RELIABLE &&
+        !options->cachegrind)
+        report_doubt(&bench.report, "only %u rounds: %u or more make a 95 %% interval worth having",
+                     options->rounds, BENCH_ROUNDS_RELIABLE);
+    const int error = one->run(&bench);
+    bench.report.interrupted = machine_interrupted != 0;
+    environment_end(&bench.environment, &bench.report);
+    if (error != 0)
+        fprintf(stderr, "berth-bench: %s: %s\n", one->name, strerror(-error));
+    const int unwritten = write_all(&bench, one, outputs);
+    report_free(&bench.report);
+    if (machine_interrupted)
+        return STATUS_INTERRUPTED;
+    return error != 0 || unwritten != 0 ? STATUS_FAILED : 0;
+}
+
+/* ---- the files that were asked for -------------------------------------------------------------
+ */
+
+/** Opens `path`, or takes standard output. NULL after saying why not. */
+static FILE *
+data_open(const char *path)
+{
+    FILE *file = path != NULL ? fopen(path, "we") : stdout;
+    if (file == NULL)
+        fprintf(stderr, "berth-bench: %s: %s\n", path, strerror(errno));
+    return file;
+}
+
+/** Before anything is measured: what cannot be written later is not worth waiting for. */
+static int
+outputs_open(struct outputs *outputs, const struct bench_options *options)
+{
+    const bool data_on_stdout = (options->json && options->json_path == NULL) ||
+                                (options->csv && options->csv_path == NULL);
+    memset(outputs, 0, sizeof *outputs);
+    outputs->text = data_on_stdout ? NULL : stdout;
+    if (options->json && (outputs->json = data_open(options->json_path)) == NULL)
+        return -EIO;
+    if (options->csv && (outputs->csv = data_open(options->csv_path)) == NULL)
+        return -EIO;
+    return 0;
+}
+
+static int
+outputs_close(struct outputs *outputs, int status)
+{
+    FILE *const files[] = {outputs->json, outputs->csv};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        if (files[i] != NULL && files[i] != stdout && file_end(files[i]) != 0)
+            status = STATUS_FAILED;
+    }
+    return status;
+}
+
+int
+run_one(const struct request *request)
+{
+    struct bench_options options;
+    struct outputs outputs;
+    request_options(request, request->chosen, &options);
+    if (outputs_open(&outputs, &options) != 0)
+        return outputs_close(&outputs, STATUS_FAILED);
+    machine_catch_interrupts();
+    return outputs_close(&outputs, run_case(request->chosen, &options, &outputs));
+}
+
+/* ---- all of them -------------------------------------------------------------------------------
+ */
+
+static int
+wait_for(pid_t child)
+{
+    int status = 0;
+    while (waitpid(child, &status, 0) != child) {
+        /* Ctrl-C reaches the child by itself; a signal to this process alone does not. */
+        if (machine_interrupted)
+            kill(child, SIGTERM);
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : STATUS_FAILED;
+}
+
+/** Runs the case in a process of its own, writing to `parts`. Returns an exit status. */
+static int
+run_apart(const struct request *request, const struct bench_case *one, const struct outputs *parts)
+{
+    struct bench_options options;
+    request_options(request, one, &options);
+    fflush(NULL);
+    const pid_t child = fork();
+    if (child < 0) {
+        fprintf(stderr, "berth-bench: %s: %s\n", one->name, strerror(errno));
+        return STATUS_FAILED;
+    }
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        _exit(run_case(one, &options, parts));
+    }
+    return wait_for(child);
+}
+
+/**
+ * Appends what was written to the temporary `part`, and closes it. `separator` goes before it
+ * unless it is the first; a case that could measure nothing has written nothing.
+ */
+static void
+append(FILE *part, FILE *whole, const char *separator, bool *first)
+{
+    char block[4096];
+    size_t got;
+    if (part == NULL)
+        return;
+    fseek(part, 0, SEEK_END);
+    if (ftell(part) > 0) {
+        fputs(*first ? "" : separator, whole);
+        *first = false;
+        rewind(part);
+        while ((got = fread(block, 1, sizeof block, part)) > 0)
+            fwrite(block, 1, got, whole);
+    }
+    fclose(part);
+}
+
+/** Whether nothing was appended yet, to each of the wholes. */
+struct firsts {
+    bool json, csv, html;
+};
+
+/** One case, and its part of each whole. */
+static int
+run_into(const struct request *request, const struct bench_case *one, const struct outputs *wholes,
+         struct firsts *firsts)
+{
+    struct outputs parts = {
+        .text = wholes->text,
+        .json = wholes->json != NULL ? tmpfile() : NULL,
+        .csv = wholes->csv != NULL ? tmpfile() : NULL,
+        .html = wholes->html != NULL ? tmpfile() : NULL,
+        .directory = wholes->directory,
+    };
+    int status = STATUS_FAILED;
+    if ((wholes->json != NULL && parts.json == NULL) ||
+        (wholes->csv != NULL && parts.csv == NULL) || (wholes->html != NULL && parts.html == NULL))
+        fprintf(stderr, "berth-bench: no temporary file: %s\n", strerror(errno));
+    else
+        status = run_apart(request, one, &parts);
+    append(parts.json, wholes->json, ",\n", &firsts->json);
+    append(parts.csv, wholes->csv, "\n\n", &firsts->csv);
+    append(parts.html, wholes->html, "", &firsts->html);
+    return status;
+}
+
+static int
+page_open(const struct request *request, struct outputs *wholes)
+{
+    if (mkdir(request->directory, 0777) != 0 && errno != EEXIST) {
+        fprintf(stderr, "berth-bench: %s: %s\n", request->directory, strerror(errno));
+        return -EIO;
+    }
+    wholes->directory = request->directory;
+    wholes->html = file_in(request->directory, "index", ".html");
+    if (wholes->html == NULL)
+        return -EIO;
+    const char *names[CASES_MAX + 1] = {NULL};
+    for (unsigned i = 0; bench_cases[i] != NULL && i < CASES_MAX; i++)
+        names[i] = bench_cases[i]->name;
+    report_html_begin(names, wholes->html);
+    return 0;
+}
+
+static int
+page_close(const struct request *request, struct outputs *wholes, int status)
+{
+    if (wholes->html == NULL)
+        return status;
+    report_html_end(wholes->html);
+    if (file_end(wholes->html) != 0) {
+        fprintf(stderr, "berth-bench: %s/index.html could not be written\n", request->directory);
+        return STATUS_FAILED;
+    }
+    printf("\nThe page is %s/index.html; its plots, JSON and CSV lie beside it.\n",
+           request->directory);
+    return status;
+}
+
+int
+run_all(const struct request *request)
+{
+    struct outputs wholes;
+    struct firsts firsts = {true, true, true};
+    int status = 0;
+    unsigned count = 0;
+    while (bench_cases[count] != NULL)
+        count++;
+    if (outputs_open(&wholes, &request->options) != 0 ||
+        (request->command == COMMAND_REPORT && page_open(request, &wholes) != 0))
+        return outputs_close(&wholes, STATUS_FAILED);
+    machine_catch_interrupts();
+    if (wholes.json != NULL)
+        fputs("[\n", wholes.json);
+    for (unsigned i = 0; i < count && !machine_interrupted; i++) {
+        fprintf(stderr, "berth-bench: case %u of %u: %s\n", i + 1, count, bench_cases[i]->name);
+        const int one = run_into(request, bench_cases[i], &wholes, &firsts);
+        status = one == 0 || status == STATUS_INTERRUPTED ? status : one;
+    }
+    if (wholes.json != NULL)
+        fputs("]\n", wholes.json);
+    status = page_close(request, &wholes, machine_interrupted ? STATUS_INTERRUPTED : status);
+    return outputs_close(&wholes, status);
+}
