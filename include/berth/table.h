@@ -159,8 +159,9 @@ struct berth_table {
     uint64_t *committed;      /**< chunks of slots made writable so far */
     uint64_t *cold_committed; /**< and chunks of cold records */
     size_t reserved_bytes;
-    uint32_t free_head;   /**< slot mode: 1 + the index of the last slot released, 0 for none */
-    uint32_t fresh_index; /**< slot mode: the lowest index never claimed */
+    uint32_t committed_below; /**< slots below it are writable; of a shared table: not kept */
+    uint32_t free_head;       /**< slot mode: 1 + the index of the last slot released, 0 for none */
+    uint32_t fresh_index;     /**< slot mode: the lowest index never claimed */
 } BERTH_ALIGNED(BERTH_CACHE_LINE);
 
 /** Fills `options` with the defaults that the comments above name. Since 0.1. */

@@ -211,6 +211,19 @@ commit_elements(void *array, size_t element_bytes, uint32_t first, uint32_t coun
     return berth_memory_commit((void *)aligned, end - aligned);
 }
 
+/** Moves the mark below which every slot is writable past the chunks that are. */
+static void
+raise_committed_below(struct berth_table *table, uint32_t per_chunk)
+{
+    if (table->owners != NULL)
+        return; /* views would each have their own, and only the bitmap is shared */
+    while (table->committed_below < table->slots_max &&
+           bitmap_get(table->committed, table->committed_below / per_chunk))
+        table->committed_below += table->slots_max - table->committed_below < per_chunk
+                                      ? table->slots_max - table->committed_below
+                                      : per_chunk;
+}
+
 static int
 commit_hot_chunk(struct berth_table *table, uint32_t chunk)
 {
@@ -225,17 +238,26 @@ commit_hot_chunk(struct berth_table *table, uint32_t chunk)
         error = commit_elements(table->deadlines, sizeof(uint16_t), first, count);
     if (!error)
         error = commit_elements(table->owners, 1, first, count);
-    if (!error)
-        error = commit_elements(table->hot, (size_t)1 << table->slot_shift, first, count);
     if (error)
         return -ENOMEM;
 
+    unsigned char *hot = table->hot + ((size_t)first << table->slot_shift);
     const int huge = table->huge_pages == BERTH_HUGE_ALWAYS ||
                      (table->huge_pages == BERTH_HUGE_AUTO && chunk > 0);
-    berth_memory_advise(table->hot + ((size_t)first << table->slot_shift),
-                        (size_t)count << table->slot_shift,
+    /* The wish comes first: under mlockall(2) pages come with the permission to write. */
+    berth_memory_advise(hot, (size_t)count << table->slot_shift,
                         huge ? BERTH_MEMORY_HUGE : BERTH_MEMORY_SMALL);
+    if (berth_memory_commit(hot, (size_t)count << table->slot_shift) != 0)
+        return -ENOMEM;
+    /*
+     * A huge page comes with the first access to its chunk or never, and on kernels before 6.14
+     * only if that is a write. Atomic, because another thread may have claimed a slot here
+     * meanwhile.
+     */
+    if (huge)
+        (void)__atomic_fetch_or((uint32_t *)(void *)hot, 0, __ATOMIC_RELAXED);
     (void)bitmap_set(table->committed, chunk, table->owners != NULL);
+    raise_committed_below(table, per_chunk);
     return 0;
 }
 
@@ -357,11 +379,18 @@ claim_index(struct berth_table *table, uint32_t index, struct berth_slot **resul
 {
     if (BERTH_UNLIKELY(table->owners != NULL))
         return claim_shared(table, index, result);
+    /*
+     * Before the slot is looked at: reading memory that nobody has written maps a small page of
+     * zeroes, and where one is mapped no huge page comes any more.
+     */
+    int error = index < table->committed_below ? 0 : commit_slot(table, index);
+    if (error)
+        return error;
     struct berth_slot *slot = berth_table_slot(table, index);
     if (BERTH_UNLIKELY(slot->flags & BERTH_SLOT_LIVE))
         return -EEXIST;
     if (BERTH_UNLIKELY(slot->generation == 0)) {
-        const int error = commit_slot(table, index);
+        error = commit_slot(table, index); /* its cold record, too */
         if (error)
             return error;
     }
@@ -392,7 +421,7 @@ int
 berth_table_claim(struct berth_table *table, uint32_t index, struct berth_slot **result)
 {
     if (BERTH_UNLIKELY(table == NULL || result == NULL || !table->plain ||
-                       index >= table->slots_max))
+                       index >= table->committed_below))
         return claim_general(table, index, result);
     struct berth_slot *slot = plain_slot(table, index);
     if (BERTH_UNLIKELY(slot->flags != 0 || slot->generation == 0))

@@ -113,7 +113,7 @@ test_mappings(void)
 struct test_memory
 test_memory_of(const void *start, size_t size)
 {
-    struct test_memory memory = {0, 0};
+    struct test_memory memory = {0, 0, 0};
     FILE *maps = fopen("/proc/self/smaps", "r");
     if (maps == NULL)
         return memory;
@@ -130,6 +130,8 @@ test_memory_of(const void *start, size_t size)
                 memory.writable += high - low;
         } else if (inside && sscanf(line, "Rss: %zu kB", &kib) == 1) {
             memory.resident += kib * 1024;
+        } else if (inside && sscanf(line, "AnonHugePages: %zu kB", &kib) == 1) {
+            memory.huge += kib * 1024;
         }
     }
     (void)fclose(maps);

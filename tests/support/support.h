@@ -50,10 +50,12 @@ unsigned test_descriptors_open(void);
 /** Mappings of this process, as lines of /proc/self/maps. */
 unsigned test_mappings(void);
 
-/** Bytes resident in [start, start + size), and address space mapped writable there. */
+/** Bytes resident in [start, start + size), those of them in huge pages, and what may be written.
+ */
 struct test_memory {
     size_t resident;
     size_t writable;
+    size_t huge;
 };
 struct test_memory test_memory_of(const void *start, size_t size);
 

@@ -100,6 +100,54 @@ START_TEST(looking_up_commits_nothing)
 }
 END_TEST
 
+/* ---- huge pages ------------------------------------------------------------------------------ */
+
+/** Whether whoever asks for a huge page gets one: the control, without any table. */
+static int
+system_gives_huge_pages(void)
+{
+    const size_t size = 2 * BERTH_TABLE_CHUNK_BYTES;
+    unsigned char *memory =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ck_assert_ptr_ne(memory, MAP_FAILED);
+    (void)madvise(memory, size, MADV_HUGEPAGE);
+    memset(memory, 1, size);
+    const size_t huge = test_memory_of(memory, size).huge;
+    (void)munmap(memory, size);
+    return huge >= BERTH_TABLE_CHUNK_BYTES;
+}
+
+/** Claims one slot in each of the first four chunks: how many of these are huge pages then. */
+static size_t
+huge_chunks_of_four(enum berth_huge_pages wish, int shared)
+{
+    struct berth_table table;
+    struct berth_table_options options;
+    berth_table_options_init(&options);
+    options.huge_pages = wish;
+    options.shared = shared;
+    must_init(&table, &options);
+    for (uint32_t chunk = 0; chunk < 4; chunk++)
+        (void)must_claim(&table, chunk * (BERTH_TABLE_CHUNK_BYTES / BERTH_CACHE_LINE) + 77);
+    const size_t huge = test_memory_of(table.hot, table.reserved_bytes).huge;
+    must_fini(&table);
+    return huge / BERTH_TABLE_CHUNK_BYTES;
+}
+
+START_TEST(chunks_that_ask_for_huge_pages_get_them)
+{
+    if (!system_gives_huge_pages()) {
+        (void)printf("not tried: this system gives no huge pages now\n");
+        return;
+    }
+    for (int shared = 0; shared < 2; shared++) {
+        ck_assert_uint_eq(huge_chunks_of_four(BERTH_HUGE_ALWAYS, shared), 4);
+        ck_assert_uint_eq(huge_chunks_of_four(BERTH_HUGE_AUTO, shared), 3);
+        ck_assert_uint_eq(huge_chunks_of_four(BERTH_HUGE_NEVER, shared), 0);
+    }
+}
+END_TEST
+
 /* ---- children -------------------------------------------------------------------------------- */
 
 /** Runs `work` in a child; it returns 0, CHILD_SKIPS, or the line where it went wrong. */
@@ -267,6 +315,7 @@ main(void)
     tcase_set_timeout(tests, 120);
     tcase_add_test(tests, new_tables_hold_next_to_nothing);
     tcase_add_test(tests, looking_up_commits_nothing);
+    tcase_add_test(tests, chunks_that_ask_for_huge_pages_get_them);
     tcase_add_test(tests, limits_on_descriptors_do_not_matter);
     tcase_add_test(tests, limits_on_descriptors_are_not_even_asked_for);
     tcase_add_test(tests, little_address_space_makes_a_smaller_table);
