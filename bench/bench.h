@@ -19,7 +19,7 @@
 #include "statistics.h"
 
 #define BENCH_NUMBERS_MAX 16u
-#define BENCH_SUBJECTS_MAX 32u
+#define BENCH_SUBJECTS_MAX 192u
 #define BENCH_METRICS_MAX 16u
 
 /** Fewer rounds than this give no interval worth a claim. */
@@ -27,11 +27,10 @@
 
 /** Options that only some cases take: bits of bench_case.options. Every case takes the others. */
 enum bench_option {
-    BENCH_OPTION_SIZE = 1,       /**< --size BYTES */
-    BENCH_OPTION_LOAD = 2,       /**< --load uring|epoll */
-    BENCH_OPTION_SERVER = 4,     /**< --server COMMAND */
-    BENCH_OPTION_CACHEGRIND = 8, /**< --cachegrind */
-    BENCH_OPTION_EVENTS = 16,    /**< --events N */
+    BENCH_OPTION_SIZE = 1,   /**< --size BYTES */
+    BENCH_OPTION_LOAD = 2,   /**< --load uring|epoll */
+    BENCH_OPTION_SERVER = 4, /**< --server COMMAND */
+    BENCH_OPTION_LOOKUP = 8, /**< --between, --cachegrind and --events */
 };
 
 /** A list such as "100,1000". */
@@ -51,6 +50,7 @@ struct bench_options {
     const char *variants; /**< as given; NULL: all */
     const char *load;     /**< NULL: the best there is */
     const char *server;   /**< a command, or NULL */
+    const char *between;  /**< "read,none,epoll" or some of them; NULL: the case decides */
     uint64_t events;      /**< 0: measure; else handle that many and report nothing */
     bool cachegrind;
     bool full;

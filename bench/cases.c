@@ -10,6 +10,7 @@
 
 /* clang-format off */
 #define CASES(row) \
+    row(lookup)    \
     row(table)     \
     row(idle)      \
     row(echo)

@@ -148,13 +148,25 @@ machine_memory_get(pid_t pid, struct machine_memory *memory)
     return 0;
 }
 
-uint64_t
-machine_slab_bytes(void)
+static uint64_t
+meminfo(const char *key)
 {
     FILE *file = fopen("/proc/meminfo", "re");
     if (file == NULL)
         return 0;
-    const uint64_t bytes = field_kib(file, "Slab:");
+    const uint64_t bytes = field_kib(file, key);
     fclose(file);
     return bytes;
+}
+
+uint64_t
+machine_memory_free(void)
+{
+    return meminfo("MemAvailable:");
+}
+
+uint64_t
+machine_slab_bytes(void)
+{
+    return meminfo("Slab:");
 }

@@ -36,6 +36,7 @@ enum {
     FLAG_SERVER,
     FLAG_CACHEGRIND,
     FLAG_EVENTS,
+    FLAG_BETWEEN,
     FLAG_HELP,
 };
 
@@ -56,6 +57,7 @@ static const struct option flags[] = {
     {"server", required_argument, NULL, FLAG_SERVER},
     {"cachegrind", no_argument, NULL, FLAG_CACHEGRIND},
     {"events", required_argument, NULL, FLAG_EVENTS},
+    {"between", required_argument, NULL, FLAG_BETWEEN},
     {"help", no_argument, NULL, FLAG_HELP},
     {NULL, 0, NULL, 0},
 };
@@ -172,6 +174,20 @@ variants_known(const struct bench_case *one, const char *list)
     return true;
 }
 
+/** Whether every name in `list` is in the list `known`. */
+static bool
+names_known(const char *list, const char *known)
+{
+    for (const char *at = list, *rest; at != NULL; at = rest) {
+        char name[16];
+        const size_t length = names_first(at, &rest);
+        snprintf(name, sizeof name, "%.*s", (int)length, at);
+        if (length >= sizeof name || !names_have(known, name))
+            return false;
+    }
+    return true;
+}
+
 static bool
 read_value(struct request *request, int flag, const char *text)
 {
@@ -207,6 +223,9 @@ read_value(struct request *request, int flag, const char *text)
     case FLAG_SERVER:
         options->server = text;
         return *text != '\0';
+    case FLAG_BETWEEN:
+        options->between = text;
+        return names_known(text, "read,none,epoll");
     case FLAG_EVENTS:
         good = read_real(text, EVENTS_MAX, &real);
         options->events = (uint64_t)real;
@@ -267,10 +286,10 @@ flag_allowed(const struct request *request, int flag)
         return one != NULL && (one->options & BENCH_OPTION_LOAD);
     case FLAG_SERVER:
         return one != NULL && (one->options & BENCH_OPTION_SERVER);
+    case FLAG_BETWEEN:
     case FLAG_CACHEGRIND:
-        return one != NULL && (one->options & BENCH_OPTION_CACHEGRIND);
     case FLAG_EVENTS:
-        return one != NULL && (one->options & BENCH_OPTION_EVENTS);
+        return one != NULL && (one->options & BENCH_OPTION_LOOKUP);
     default:
         return true;
     }

@@ -11,12 +11,12 @@
 #include "machine.h"
 
 static void
-forget(struct bench_samples *samples)
+forget(struct bench_samples *samples, unsigned subjects, unsigned rounds)
 {
     samples->rounds = 0;
-    for (unsigned s = 0; s < BENCH_SUBJECTS_MAX; s++) {
+    for (unsigned s = 0; s < subjects; s++) {
         for (unsigned m = 0; m < BENCH_METRICS_MAX; m++) {
-            for (unsigned r = 0; r < STATISTICS_ROUNDS_MAX; r++)
+            for (unsigned r = 0; r < rounds; r++)
                 samples->values[s][m][r] = NAN;
         }
     }
@@ -46,7 +46,7 @@ bench_rounds(struct bench *bench, struct bench_subject *subjects, unsigned count
              struct bench_samples *samples)
 {
     assert(count <= BENCH_SUBJECTS_MAX);
-    forget(samples);
+    forget(samples, count, bench->options.rounds);
     for (unsigned round = 0; round < bench->options.rounds && !machine_interrupted; round++) {
         samples->rounds = round + 1;
         if (!bench->progress_line)

@@ -1,0 +1,127 @@
+/*
+ * Handing events to a layout: made-up ones in batches like those of epoll_wait, or real ones.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "lookup.h"
+#include "machine.h"
+
+/** Enough events that a working set which fits the last-level cache has got there. */
+#define WARM_EVENTS_MAX 131072u
+
+void
+lookup_run_init(struct lookup_run *run, const struct lookup_variant *variant,
+                struct lookup_set *set)
+{
+    memset(run, 0, sizeof *run);
+    run->variant = variant;
+    run->set = set;
+    /* Made-up events come from no set: the adapter is only asked to walk over them. */
+    run->epoll.fd = -1;
+    run->epoll.table = variant->needs & LOOKUP_TABLE_HUGE ? &set->table_huge : &set->table;
+}
+
+static void
+handle(struct lookup_run *run, const struct epoll_event *batch, int count)
+{
+    const unsigned part = run->variant->needs & ~(unsigned)LOOKUP_OPEN;
+    run->variant->pass(run, batch, count);
+    if (part != 0)
+        run->set->handled[__builtin_ctz(part)] += (unsigned)count;
+}
+
+void
+lookup_run_pass(void *context)
+{
+    struct lookup_run *run = context;
+    const uint64_t *carried = run->set->carried[run->variant->carried];
+    struct epoll_event batch[LOOKUP_BATCH];
+    for (unsigned done = 0; done < LOOKUP_PASS_EVENTS; done += LOOKUP_BATCH) {
+        for (unsigned i = 0; i < LOOKUP_BATCH; i++) {
+            batch[i].events = EPOLLIN;
+            batch[i].data.u64 = carried[run->at];
+            run->at = run->at + 1 < run->set->active ? run->at + 1 : 0;
+        }
+        handle(run, batch, LOOKUP_BATCH);
+    }
+}
+
+void
+lookup_run_warm(struct lookup_run *run)
+{
+    const uint32_t wanted = run->set->active < WARM_EVENTS_MAX ? run->set->active : WARM_EVENTS_MAX;
+    for (uint32_t done = 0; done < wanted; done += LOOKUP_PASS_EVENTS)
+        lookup_run_pass(run);
+}
+
+/* ---- real events -------------------------------------------------------------------------------
+ */
+
+/** Registers every connection with what its variant carries. */
+static int
+register_all(const struct lookup_run *run, int epoll)
+{
+    const struct lookup_set *set = run->set;
+    const uint64_t *carried = set->carried[run->variant->carried];
+    const uint64_t *indices = set->carried[LOOKUP_INDEX];
+    for (uint32_t i = 0; i < set->active; i++) {
+        struct epoll_event event = {.events = EPOLLIN, .data.u64 = carried[i]};
+        if (epoll_ctl(epoll, EPOLL_CTL_ADD, (int)indices[i], &event) != 0)
+            return -errno;
+    }
+    return 0;
+}
+
+/** Makes the next batch of connections ready. */
+static int
+make_ready(struct lookup_run *run)
+{
+    const uint64_t *indices = run->set->carried[LOOKUP_INDEX];
+    const uint64_t one = 1;
+    for (unsigned i = 0; i < LOOKUP_BATCH; i++) {
+        if (write((int)indices[run->at], &one, sizeof one) != sizeof one)
+            return -errno;
+        run->at = run->at + 1 < run->set->active ? run->at + 1 : 0;
+    }
+    return 0;
+}
+
+static int
+turn(struct lookup_run *run, int epoll, uint64_t *spent_ns)
+{
+    struct epoll_event batch[LOOKUP_BATCH];
+    const int error = make_ready(run);
+    if (error != 0)
+        return error;
+    const uint64_t begin = machine_now_ns();
+    const int count = epoll_wait(epoll, batch, LOOKUP_BATCH, 0);
+    if (count != LOOKUP_BATCH)
+        return count < 0 ? -errno : -EIO;
+    handle(run, batch, count);
+    *spent_ns += machine_now_ns() - begin;
+    return 0;
+}
+
+int
+lookup_run_epoll(struct lookup_run *run, uint64_t slice_ns, double *ns_per_event)
+{
+    const int epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (epoll < 0)
+        return -errno;
+    uint64_t spent_ns = 0, turns = 0;
+    int error = register_all(run, epoll);
+    for (unsigned i = 0; i < 64 && error == 0; i++)
+        error = turn(run, epoll, &spent_ns);
+    spent_ns = 0;
+    while (error == 0 && spent_ns < slice_ns && !machine_interrupted) {
+        error = turn(run, epoll, &spent_ns);
+        turns++;
+    }
+    close(epoll);
+    if (error == 0)
+        *ns_per_event = (double)spent_ns / (double)(turns * LOOKUP_BATCH);
+    return error;
+}
