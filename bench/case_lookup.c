@@ -17,7 +17,6 @@
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,12 +28,6 @@
 #include "lookup.h"
 #include "machine.h"
 #include "names.h"
-
-/** The descriptors that are read between events, if as many can be had. */
-#define READ_FDS 64u
-
-/** No descriptor above this is asked for: the kernel's table grows to the highest. */
-#define FD_LIMIT 4096u
 
 /** With that many connections everything is in the nearest caches: the floor. */
 #define FLOOR_CONNS 1000u
@@ -72,8 +65,7 @@ static struct {
     char names[BENCH_SUBJECTS_MAX][64];
     unsigned count; /**< of runs and subjects */
     struct bench_samples samples;
-    int fd_first;
-    uint32_t fd_count; /**< a power of two */
+    struct lookup_fds fds;
 } on;
 
 static const char *
@@ -172,6 +164,18 @@ sets_build(struct bench *bench, const uint32_t *indices, unsigned parts)
     return error;
 }
 
+/** Says so when the largest table on huge pages is not. */
+static void
+check_huge_pages(struct bench *bench, unsigned parts)
+{
+    struct machine_memory memory;
+    const uint64_t wanted = (uint64_t)on.conns[on.sets_count - 1] * BERTH_CACHE_LINE;
+    if ((parts & LOOKUP_TABLE_HUGE) && machine_memory_get(0, &memory) == 0 &&
+        memory.huge_bytes < wanted - wanted / 8)
+        report_note(&bench->report, "the system gave %llu KiB of huge pages where %llu were wanted",
+                    (unsigned long long)memory.huge_bytes >> 10, (unsigned long long)wanted >> 10);
+}
+
 /** Some per cent of the connections, but enough for a batch. */
 static int
 sets_activate(uint32_t percent)
@@ -183,44 +187,6 @@ sets_activate(uint32_t percent)
             lookup_set_activate(&on.sets[i], share < LOOKUP_BATCH ? LOOKUP_BATCH : (uint32_t)share);
     }
     return error;
-}
-
-/* ---- the descriptors read between events -------------------------------------------------------
- */
-
-static void
-fds_close(void)
-{
-    for (uint32_t i = 0; i < on.fd_count; i++)
-        close(on.fd_first + (int)i);
-    on.fd_count = 0;
-}
-
-/** Numbers in a row, so that an index names one without a table. */
-static int
-fds_open(void)
-{
-    const uint32_t room = machine_descriptors_free();
-    uint32_t wanted = READ_FDS;
-    while (wanted > 1 && wanted * 4 > room)
-        wanted /= 2;
-    on.fd_first = (int)((room < FD_LIMIT ? room : FD_LIMIT) - wanted);
-    for (on.fd_count = 0; on.fd_count < wanted; on.fd_count++) {
-        /* A semaphore: each read takes one, and there are more than will be read. */
-        const int fd = eventfd(INT32_MAX, EFD_SEMAPHORE | EFD_NONBLOCK | EFD_CLOEXEC);
-        if (fd < 0)
-            return -errno;
-        const int number = on.fd_first + (int)on.fd_count;
-        const int placed = fd == number ? fd : fcntl(fd, F_DUPFD_CLOEXEC, number);
-        if (placed != fd)
-            close(fd);
-        if (placed != number) {
-            if (placed >= 0)
-                close(placed);
-            return -EMFILE;
-        }
-    }
-    return 0;
 }
 
 /* ---- measuring ---------------------------------------------------------------------------------
@@ -249,8 +215,8 @@ subject_add(const struct lookup_variant *variant, struct lookup_set *set, bool r
     const unsigned at = on.count++;
     lookup_run_init(&on.runs[at], variant, set);
     on.runs[at].reads = reads;
-    on.runs[at].fd_first = epoll ? 0 : on.fd_first;
-    on.runs[at].fd_mask = epoll ? UINT32_MAX : on.fd_count - 1;
+    on.runs[at].fd_first = epoll ? 0 : on.fds.first;
+    on.runs[at].fd_mask = epoll ? UINT32_MAX : on.fds.count - 1;
     on.works[at] = (struct bench_work){lookup_run_pass, &on.runs[at], LOOKUP_PASS_EVENTS, 1};
     snprintf(on.names[at], sizeof on.names[at], "%s%s, %u connections", variant->name,
              again ? " again" : "", set->conns);
@@ -404,16 +370,18 @@ measure_synthetic(struct bench *bench, unsigned parts)
         return -ENOMEM;
     for (uint32_t i = 0; i < most; i++)
         indices[i] = i;
-    int error = fds_open();
+    int error = lookup_fds_open(&on.fds);
     if (error == 0)
         error = sets_build(bench, indices, parts);
+    if (error == 0)
+        check_huge_pages(bench, parts);
     if (error == 0 && names_have(bench->options.between, "read"))
         run_synthetic(bench, true);
     if (error == 0 && names_have(bench->options.between, "none"))
         run_synthetic(bench, false);
     check_handled(bench);
     sets_fini();
-    fds_close();
+    lookup_fds_close(&on.fds);
     free(indices);
     return error;
 }
@@ -459,7 +427,7 @@ handle_events(struct bench *bench, unsigned parts)
         return -ENOMEM;
     for (uint32_t i = 0; i < conns; i++)
         indices[i] = i;
-    int error = fds_open();
+    int error = lookup_fds_open(&on.fds);
     if (error == 0)
         error = lookup_set_build(&on.sets[0], indices, conns, parts);
     if (error == 0)
@@ -474,7 +442,7 @@ handle_events(struct bench *bench, unsigned parts)
             lookup_run_pass(&on.runs[0]);
     }
     lookup_set_fini(&on.sets[0]);
-    fds_close();
+    lookup_fds_close(&on.fds);
     free(indices);
     return error;
 }
@@ -495,9 +463,6 @@ run(struct bench *bench)
         error = measure_synthetic(bench, parts);
     if (error == 0 && !machine_interrupted && names_have(options->between, "epoll"))
         error = measure_real(bench, parts);
-    if (strcmp(bench->environment.huge_pages, "never") == 0)
-        report_note(&bench->report,
-                    "huge pages are switched off here: +huge is the same as without");
     report_note(&bench->report,
                 "events in batches of %d, connections in random order, seeds fixed; "
                 "the floor of each variant is itself with %u connections",

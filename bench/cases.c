@@ -11,6 +11,7 @@
 /* clang-format off */
 #define CASES(row) \
     row(lookup)    \
+    row(claim)     \
     row(table)     \
     row(idle)      \
     row(echo)

@@ -128,6 +128,16 @@ struct lookup_run {
     uint32_t fd_mask;
 };
 
+/** Descriptors to read between events: numbers in a row, so that an index names one. */
+struct lookup_fds {
+    int first;
+    uint32_t count; /**< a power of two */
+};
+
+/** Opens as many as it should be, or as may be. 0 or -errno; close them either way. */
+int lookup_fds_open(struct lookup_fds *fds);
+void lookup_fds_close(struct lookup_fds *fds);
+
 /** Events of one lookup_run_pass. */
 #define LOOKUP_PASS_EVENTS (64 * LOOKUP_BATCH)
 

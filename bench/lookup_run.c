@@ -4,10 +4,18 @@
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 #include "lookup.h"
 #include "machine.h"
+
+/** The descriptors that are read between events, if as many can be had. */
+#define READ_FDS 64u
+
+/** No descriptor above this is asked for: the kernel's table grows to the highest. */
+#define FD_LIMIT 4096u
 
 /** Enough events that a working set which fits the last-level cache has got there. */
 #define WARM_EVENTS_MAX 131072u
@@ -55,6 +63,48 @@ lookup_run_warm(struct lookup_run *run)
     const uint32_t wanted = run->set->active < WARM_EVENTS_MAX ? run->set->active : WARM_EVENTS_MAX;
     for (uint32_t done = 0; done < wanted; done += LOOKUP_PASS_EVENTS)
         lookup_run_pass(run);
+}
+
+/* ---- the descriptors read between events -------------------------------------------------------
+ */
+
+void
+lookup_fds_close(struct lookup_fds *fds)
+{
+    for (uint32_t i = 0; i < fds->count; i++)
+        close(fds->first + (int)i);
+    fds->count = 0;
+}
+
+/** A semaphore at that very number: each read takes one, and there are more than will be read. */
+static int
+semaphore_at(int number)
+{
+    const int fd = eventfd(INT32_MAX, EFD_SEMAPHORE | EFD_NONBLOCK | EFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (fd == number)
+        return 0;
+    const int placed = fcntl(fd, F_DUPFD_CLOEXEC, number);
+    const int error = placed == number ? 0 : -EMFILE;
+    if (placed >= 0 && placed != number)
+        close(placed);
+    close(fd);
+    return error;
+}
+
+int
+lookup_fds_open(struct lookup_fds *fds)
+{
+    const uint32_t room = machine_descriptors_free();
+    uint32_t wanted = READ_FDS;
+    while (wanted > 1 && wanted * 4 > room)
+        wanted /= 2;
+    fds->first = (int)((room < FD_LIMIT ? room : FD_LIMIT) - wanted);
+    int error = 0;
+    for (fds->count = 0; fds->count < wanted && error == 0; fds->count += error == 0)
+        error = semaphore_at(fds->first + (int)fds->count);
+    return error;
 }
 
 /* ---- real events -------------------------------------------------------------------------------

@@ -139,6 +139,7 @@ machine_memory_get(pid_t pid, struct machine_memory *memory)
         return -errno;
     memory->resident_bytes = field_kib(file, "Rss:");
     memory->anonymous_bytes = field_kib(file, "Anonymous:");
+    memory->huge_bytes = field_kib(file, "AnonHugePages:");
     fclose(file);
     file = process_file(pid, "status");
     if (file == NULL)

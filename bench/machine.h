@@ -50,6 +50,7 @@ uint32_t machine_descriptors_free(void);
 struct machine_memory {
     uint64_t resident_bytes;   /**< all of it */
     uint64_t anonymous_bytes;  /**< heap, stacks, anonymous mappings: no code, no files */
+    uint64_t huge_bytes;       /**< those of them in huge pages */
     uint64_t page_table_bytes; /**< what the kernel spends on mapping it */
 };
 

@@ -110,9 +110,14 @@ void report_note(struct report *report, const char *format, ...)
 void report_doubt(struct report *report, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
+/** Whether the median keeps the target. */
 bool report_figure_met(const struct report_figure *figure);
 
-/** "PASS", "over" or "not measured". */
+/** Whether all of the interval does: only then has the run shown it. */
+bool report_figure_shown(const struct report_figure *figure);
+
+/** "PASS" when shown, "by median" when the interval goes beyond the target, "over", "not measured".
+ */
 const char *report_figure_verdict(const struct report_figure *figure);
 
 /** Enough digits to tell a value from that target, and no more. */

@@ -167,10 +167,14 @@ json_figures(const struct report *report, FILE *out)
         json_estimate(out, "value", &figure->value);
         fputs(", \"target\": ", out);
         json_number(out, figure->target);
-        fprintf(out, ", \"met\": %s}",
-                isnan(figure->value.median) ? "null"
+        const bool measured = !isnan(figure->value.median);
+        fprintf(out, ", \"met\": %s, \"shown\": %s}",
+                !measured                   ? "null"
                 : report_figure_met(figure) ? "true"
-                                            : "false");
+                                            : "false",
+                !measured                     ? "null"
+                : report_figure_shown(figure) ? "true"
+                                              : "false");
     }
     fputs("\n  ]\n", out);
 }
