@@ -294,6 +294,8 @@ environment_end(struct environment *environment, struct report *report)
     environment->others = wall > 0 && busy > own ? (busy - own) / wall : 0;
     environment->steal = all > 0 ? (double)(ticks.steal - environment->ticks_begin.steal) / all : 0;
 
+    if (report == NULL)
+        return;
     if (environment->others > ENVIRONMENT_OTHERS_MAX)
         report_doubt(report, "loaded: others used %.0f %% of a CPU meanwhile (limit %.0f %%)",
                      environment->others * 100, ENVIRONMENT_OTHERS_MAX * 100);

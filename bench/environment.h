@@ -69,7 +69,8 @@ extern const char bench_build_allocator[];
 /** Captures what does not change, and binds this thread to `cpu_load`. */
 void environment_begin(struct environment *environment, int cpu_server, int cpu_load);
 
-/** Captures what happened meanwhile, and tells `report` the doubts that arise from it. */
+/** Captures what happened meanwhile, and tells `report` (may be NULL) the doubts that arise from
+ * it. */
 void environment_end(struct environment *environment, struct report *report);
 
 #endif
