@@ -16,6 +16,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -233,6 +234,7 @@ static void
 subjects_choose(struct bench *bench, bool reads, bool epoll)
 {
     on.count = 0;
+    assert(on.sets_count > 0);
     for (unsigned i = 0; i < on.sets_count; i++) {
         for (const struct lookup_variant *variant = lookup_variants; variant->name != NULL;
              variant++) {
@@ -240,6 +242,8 @@ subjects_choose(struct bench *bench, bool reads, bool epoll)
                 subject_add(variant, &on.sets[i], reads, epoll, false);
         }
     }
+    if (on.count == 0)
+        return;
     const unsigned per_set = on.count / on.sets_count;
     /* The first variant wanted besides the floor, at the largest number: where noise is worst. */
     const unsigned last = on.count - per_set + (per_set > 1 ? 1 : 0);
@@ -331,6 +335,8 @@ run_share(struct bench *bench, uint32_t percent, bool reads, bool epoll)
     if (machine_interrupted || sets_activate(percent) != 0)
         return;
     subjects_choose(bench, reads, epoll);
+    if (on.count == 0)
+        return;
     bench_rounds(bench, on.subjects, on.count, &on.samples);
     for (unsigned i = 0; i + 1 < on.count; i++) {
         if (!on.subjects[i].left_out)
@@ -470,11 +476,6 @@ run(struct bench *bench)
     return error;
 }
 
-#define CURVE                                                                                      \
-    "slot,slot+prefetch,slot+prefetch+huge,slot-syscall-first,pointer-slot,"                       \
-    "pointer-slot+prefetch,pointer-malloc,pointer-malloc+prefetch,pointer-array,"                  \
-    "pointer-chain,hash-uthash,hash-open,rbtree"
-
 static const struct report_plot plots[] = {
     {
         .name = "lookup",
@@ -512,7 +513,6 @@ static const struct report_plot plots[] = {
         .y_title = "ns per event",
         .only = "active_percent",
         .only_value = 100,
-        .variants = CURVE,
         .options = REPORT_PLOT_LOG_X | REPORT_PLOT_LOG_Y,
         .cache_bytes_per_x = 64,
     },

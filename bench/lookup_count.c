@@ -156,7 +156,7 @@ static int
 count_variant(struct bench *bench, const struct geometry *geometry,
               const struct lookup_variant *variant, uint32_t conns)
 {
-    double less[COUNTS], more[COUNTS], each[COUNTS];
+    double less[COUNTS] = {0}, more[COUNTS] = {0}, each[COUNTS];
     bench_progress(bench, "counting %s, %u connections", variant->name, conns);
     /* The first pass is made by both, so that what is done only once does not count. */
     int error = count_run(geometry, variant->name, conns, LOOKUP_PASS_EVENTS, less);

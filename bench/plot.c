@@ -210,7 +210,10 @@ write_script(const struct drawing *drawing, const struct environment *environmen
     write_setting(script, "xlabel", plot->x_title);
     if (plot->options & REPORT_PLOT_LOG_X)
         fputs("set logscale x\nset format x \"%.0s%c\"\n", script);
-    fputs(plot->options & REPORT_PLOT_LOG_Y ? "set logscale y\n" : "set yrange [0:*]\n", script);
+    if (plot->options & REPORT_PLOT_LOG_Y)
+        fputs("set logscale y\n", script);
+    else if (!(plot->options & REPORT_PLOT_NEAR))
+        fputs("set yrange [0:*]\n", script);
     write_caches(drawing, environment, script);
     write_curves(drawing, script);
 }

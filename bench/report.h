@@ -41,6 +41,7 @@ struct report_table {
 enum report_plot_option {
     REPORT_PLOT_LOG_X = 1,
     REPORT_PLOT_LOG_Y = 2,
+    REPORT_PLOT_NEAR = 4, /**< the y axis need not reach 0: for small differences */
 };
 
 /**

@@ -217,6 +217,7 @@ report_html_begin(const char *const *names, FILE *out)
         "table { border-collapse: collapse; margin: 1rem 0; font-size: 0.85rem; }\n"
         "th, td { padding: 0.15rem 0.6rem; border-bottom: 1px solid #8884; }\n"
         "th { text-align: left; }\n"
+        "tr > th:first-child { white-space: nowrap; }\n"
         "td { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }\n"
         "small { opacity: 0.7; }\n"
         ".good { color: #1b7e3c; }\n.bad { color: #c22; font-weight: bold; }\n"
