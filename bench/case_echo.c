@@ -1,10 +1,22 @@
 /*
- * Case `echo`: the same small message there and back on every connection at once, served by berth's
- * loop on each engine and by two hand-written loops; what one message costs the server.
+ * Case `echo`: the same small message there and back on every connection, served by berth's loop on
+ * each engine, by loops written by hand, and by libev, libuv and libevent as installed; what one
+ * message costs the server, and how long it takes. With --server also by a program of the user's.
  *
- * The load keeps one message in flight per connection (a closed loop). That is right for processor
- * time and system calls per message. The latencies are those of a system kept full: compare them
- * within one run, do not quote them.
+ * Table `echo`: one message in flight per connection (a closed loop). That is right for processor
+ * time and system calls per message; its latencies are those of a system kept full. Table
+ * `echo-latency`: messages come at a fixed rate, whoever is behind (an open loop; echo_latency.c).
+ *
+ * Every contestant is compiled alike (a library: as its distributor did), has the same socket
+ * options, receives as many bytes at once, and does the same work; every byte is checked. They do
+ * differ in how many events they take per turn (a library decides that itself).
+ *
+ * What it cannot show: a network. Over loopback the sender's processor does much of the receiver's
+ * work, so that both the load's and the server's time hold some of the other's. With few processors
+ * the load, which checks every byte, is as busy as the server: a rate is what the two of them reach
+ * together, and a ratio of processor times says more. Timers, many listeners, connections that come
+ * and go, and what libraries do besides are not in it. Evenly spaced messages are kinder than real
+ * ones; and latencies of tens of microseconds are scheduling as much as serving.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -13,6 +25,8 @@
 #include <string.h>
 
 #include "bench.h"
+#include "contestants.h"
+#include "echo.h"
 #include "machine.h"
 #include "slice.h"
 
@@ -50,24 +64,75 @@ static const struct report_column columns[] = {
 };
 #define COLUMNS (sizeof columns / sizeof columns[0])
 
-static int
-measure(struct bench *bench, const struct bench_subject *subject, double *metrics)
+/** The program that --server named, if any. */
+static struct server_kind command_kind = {
+    .name = "server",
+    .summary = "a server of the user's",
+};
+
+/** It did not even start: there is no use in waiting for it again. */
+static bool command_failed;
+
+struct slice_options
+echo_slice_options(const struct bench *bench, const struct bench_subject *subject)
 {
-    static struct slice_result result;
     const double warm_s = bench->options.seconds * 0.3;
-    const struct slice_options options = {
+    return (struct slice_options){
         .kind = subject->context,
         .cpu_server = bench->environment.cpu_server,
+        .cpu_shared = bench->environment.cpu_server == bench->environment.cpu_load,
         .conns = subject->parameter,
         .bytes = bench->options.bytes,
         .load = bench->options.load,
         .warm_ns = (uint64_t)((warm_s < 0.5 ? warm_s : 0.5) * 1e9),
         .run_ns = (uint64_t)(bench->options.seconds * 1e9),
     };
-    const int error = slice_measure(&options, &result);
-    if (error == -EPROTO)
+}
+
+/** What was wrong with a user's server, in words: it is theirs to mend. */
+static void
+explain_command(struct bench *bench, int error, bool started, uint32_t conns)
+{
+    struct report *report = &bench->report;
+    if (!started && error == -ESRCH)
+        report_note(report, "--server: the command ended before it accepted a connection");
+    else if (!started && error == -ETIMEDOUT)
+        report_note(report, "--server: nothing accepted connections on 127.0.0.1:$PORT in time");
+    else if (error == -EPROTO)
+        report_note(report, "--server: it answered other bytes than it was sent");
+    else if (error == -ETIMEDOUT)
+        report_note(report, "--server: with %u connections, an answer did not come in time", conns);
+    else if (error == -ECONNRESET || error == -EPIPE || error == -ECONNREFUSED)
+        report_note(report, "--server: with %u connections, it closed or refused some", conns);
+    else if (error == -ESRCH)
+        report_note(report, "--server: it ended while it was measured");
+}
+
+int
+echo_slice_done(struct bench *bench, const struct bench_subject *subject, int error,
+                const struct slice_result *result)
+{
+    const struct server_kind *kind = subject->context;
+    if (machine_interrupted)
+        return error;
+    if (error == 0)
+        contestants_heard(kind, result->explain);
+    else if (kind->command != NULL)
+        explain_command(bench, error, result->explain[0] != '\0', subject->parameter);
+    else if (error == -EPROTO)
         report_doubt(&bench->report, "%s echoed other bytes than it was sent", subject->name);
-    if (error != 0)
+    if (error != 0 && kind->command != NULL && result->explain[0] == '\0')
+        command_failed = true;
+    return error;
+}
+
+static int
+measure(struct bench *bench, const struct bench_subject *subject, double *metrics)
+{
+    static struct slice_result result;
+    const struct slice_options options = echo_slice_options(bench, subject);
+    const int error = slice_measure(&options, &result);
+    if (echo_slice_done(bench, subject, error, &result) != 0)
         return error;
     metrics[CPU_NS] = result.cpu_ns_per_message;
     metrics[RATE] = result.messages_per_second;
@@ -125,49 +190,69 @@ add_figures(struct bench *bench, const struct bench_samples *samples, unsigned a
 }
 
 /** The servers wanted; the baseline always comes first, and once more at the end as the control. */
-static unsigned
-choose(const struct bench *bench, uint32_t conns, struct bench_subject *subjects)
+static void
+choose(struct bench *bench, struct echo_run *run)
 {
-    unsigned count = 0;
-    for (const struct server_kind *kind = server_kinds; kind->name != NULL; kind++) {
-        if (kind == server_kinds || bench_wants(bench, kind->name))
-            subjects[count++] = (struct bench_subject){
-                .name = kind->name, .measure = measure, .context = kind, .parameter = conns};
+    const struct bench_subject like = {.measure = measure, .parameter = run->conns};
+    struct bench_subject *subjects = run->subjects;
+    run->count = contestants_choose(bench, &like, true, subjects);
+    if (command_kind.command != NULL && !command_failed) {
+        subjects[run->count] = like;
+        subjects[run->count].name = command_kind.name;
+        subjects[run->count++].context = &command_kind;
     }
-    subjects[count] = subjects[0];
-    subjects[count++].name = "plain-epoll again";
-    return count;
+    subjects[run->count] = subjects[0];
+    subjects[run->count++].name = "plain-epoll again";
 }
 
 static void
-run_with(struct bench *bench, uint32_t conns, struct bench_samples *samples)
+run_with(struct bench *bench, struct echo_run *run, struct bench_samples *samples)
 {
-    struct bench_subject subjects[BENCH_SUBJECTS_MAX];
-    const unsigned count = choose(bench, conns, subjects);
-    bench_rounds(bench, subjects, count, samples);
-    for (unsigned i = 0; i < count; i++) {
-        if (!subjects[i].left_out)
-            add_row(bench, samples, i, subjects[i].name, conns);
+    choose(bench, run);
+    bench_rounds(bench, run->subjects, run->count, samples);
+    for (unsigned i = 0; i < run->count; i++) {
+        if (!run->subjects[i].left_out)
+            add_row(bench, samples, i, run->subjects[i].name, run->conns);
     }
-    for (unsigned i = 0; i < count; i++)
-        add_figures(bench, samples, i, subjects[i].name, conns);
+    for (unsigned i = 0; i < run->count; i++)
+        add_figures(bench, samples, i, run->subjects[i].name, run->conns);
     char name[64];
-    snprintf(name, sizeof name, "plain-epoll, %u conns", conns);
-    report_control(&bench->report, name, bench_ratio(samples, count - 1, 0, CPU_NS));
+    snprintf(name, sizeof name, "plain-epoll, %u conns", run->conns);
+    report_control(&bench->report, name, bench_ratio(samples, run->count - 1, 0, CPU_NS));
+    run->rate = bench_median(samples, 0, RATE).median;
+}
+
+static void
+add_notes(struct bench *bench)
+{
+    report_note(&bench->report,
+                "messages of %u bytes, one in flight per connection; closed-loop latencies are "
+                "those of a full system: compare, do not quote",
+                bench->options.bytes);
+    if (command_kind.command != NULL)
+        report_note(&bench->report,
+                    "server is `%s`: its processor time is that of all its processes, its socket "
+                    "options are its own, its system calls are not counted",
+                    command_kind.command);
+    contestants_note(bench);
 }
 
 static int
 run(struct bench *bench)
 {
     static struct bench_samples samples;
+    static struct echo_run runs[BENCH_NUMBERS_MAX];
+    const struct bench_numbers *conns = &bench->options.connections;
+    unsigned count = 0;
+    command_kind.command = bench->options.server;
     report_table_begin(&bench->report, "echo", columns, COLUMNS);
-    for (unsigned i = 0; i < bench->options.connections.count && !machine_interrupted; i++)
-        run_with(bench, bench_descriptors_fit(bench, bench->options.connections.values[i], 1),
-                 &samples);
-    report_note(&bench->report,
-                "messages of %u bytes, one in flight per connection; latencies are "
-                "those of a full system: compare, do not quote",
-                bench->options.bytes);
+    for (; count < conns->count && !machine_interrupted; count++) {
+        runs[count].conns = bench_descriptors_fit(bench, conns->values[count], 1);
+        run_with(bench, &runs[count], &samples);
+    }
+    if (!machine_interrupted)
+        echo_latency(bench, runs, count, &samples);
+    add_notes(bench);
     return bench->report.tables[0].rows_count > 0 ? 0 : -EIO;
 }
 
@@ -182,6 +267,30 @@ static const struct report_plot plots[] = {
         .y_title = "ns per message",
         .options = REPORT_PLOT_LOG_X,
     },
+    {
+        .name = "echo-p99-50",
+        .title = "99 of 100 answers came within: at half load; lower is better",
+        .table = "echo-latency",
+        .x = "connections",
+        .y = "p99_us",
+        .x_title = "connections",
+        .y_title = "us from when the message was due",
+        .only = "load_percent",
+        .only_value = 50,
+        .options = REPORT_PLOT_LOG_X | REPORT_PLOT_LOG_Y,
+    },
+    {
+        .name = "echo-p99-80",
+        .title = "99 of 100 answers came within: at 80 % load; lower is better",
+        .table = "echo-latency",
+        .x = "connections",
+        .y = "p99_us",
+        .x_title = "connections",
+        .y_title = "us from when the message was due",
+        .only = "load_percent",
+        .only_value = 80,
+        .options = REPORT_PLOT_LOG_X | REPORT_PLOT_LOG_Y,
+    },
     {.name = NULL},
 };
 
@@ -190,10 +299,10 @@ const struct bench_case bench_case_echo = {
     .summary = "processor time, system calls and latency per echoed message",
     .run = run,
     .variant = server_kind_name,
-    .options = BENCH_OPTION_SIZE | BENCH_OPTION_LOAD,
+    .options = BENCH_OPTION_SIZE | BENCH_OPTION_LOAD | BENCH_OPTION_SERVER,
     .connections_max = LOAD_CONNS_MAX,
-    .normal = {.rounds = 9, .seconds = 1.0, .connections = "100,1000,10000"},
-    .quick = {.rounds = 3, .seconds = 0.3, .connections = "1000"},
-    .full = {.rounds = 15, .seconds = 1.0, .connections = "16,100,1000,10000"},
+    .normal = {.rounds = 9, .seconds = 0.3, .connections = "1000,10000"},
+    .quick = {.rounds = 2, .seconds = 0.12, .connections = "1000"},
+    .full = {.rounds = 11, .seconds = 0.5, .connections = "16,100,1000,10000"},
     .plots = plots,
 };

@@ -4,6 +4,9 @@
  * their number. What the server needs before the first of them (its buffers, its rings) is shown
  * apart: it does not depend on how many come.
  *
+ * A connection's user bytes are the server's own and its library's, as far as they have touched new
+ * pages: plain-epoll, whose table is all-zero for an idle connection, may well show none.
+ *
  * What it cannot show: the kernel's share is read for the whole machine, so it counts both ends of
  * each connection, and whatever else the kernel allocates meanwhile.
  *
@@ -14,6 +17,7 @@
 #include <string.h>
 
 #include "bench.h"
+#include "contestants.h"
 #include "load.h"
 #include "machine.h"
 #include "server.h"
@@ -108,6 +112,7 @@ measure(struct bench *bench, const struct bench_subject *subject, double *metric
     int error = server_start(&server, subject->context, bench->environment.cpu_server);
     if (error != 0)
         return error;
+    contestants_heard(server.kind, server.control->explain);
     error =
         measure_on(&server, subject->parameter, (uint64_t)(bench->options.seconds * 1e9), metrics);
     server_stop(&server);
@@ -139,20 +144,34 @@ add_results(struct bench *bench, const struct bench_samples *samples,
 }
 
 static void
+add_control(struct bench *bench, const struct bench_samples *samples, unsigned again,
+            uint32_t conns)
+{
+    char name[64];
+    const struct estimate ratio = bench_ratio(samples, again, 0, USER_BYTES);
+    snprintf(name, sizeof name, "user bytes of plain-epoll, %u conns", conns);
+    if (!isnan(ratio.median)) /* few connections may need no new page at all */
+        report_control(&bench->report, name, ratio);
+}
+
+static void
 run_with(struct bench *bench, uint32_t conns, struct bench_samples *samples)
 {
     struct bench_subject subjects[BENCH_SUBJECTS_MAX];
-    unsigned count = 0;
-    for (const struct server_kind *kind = server_kinds; kind->name != NULL; kind++) {
-        if (bench_wants(bench, kind->name))
-            subjects[count++] = (struct bench_subject){
-                .name = kind->name, .measure = measure, .context = kind, .parameter = conns};
+    const struct bench_subject like = {.measure = measure, .parameter = conns};
+    unsigned count = contestants_choose(bench, &like, false, subjects);
+    const bool control = count > 0 && subjects[0].context == server_kinds;
+    if (control) {
+        subjects[count] = subjects[0];
+        subjects[count++].name = "plain-epoll again";
     }
     bench_rounds(bench, subjects, count, samples);
     for (unsigned s = 0; s < count; s++) {
         if (!subjects[s].left_out)
             add_results(bench, samples, &subjects[s], s);
     }
+    if (control)
+        add_control(bench, samples, count - 1, conns);
 }
 
 static int
@@ -164,6 +183,7 @@ run(struct bench *bench)
         run_with(bench, bench_descriptors_fit(bench, bench->options.connections.values[i], 1),
                  &samples);
     report_note(&bench->report, "kernel bytes: slab growth of the whole machine, both ends");
+    contestants_note(bench);
     return bench->report.tables[0].rows_count > 0 ? 0 : -EIO;
 }
 

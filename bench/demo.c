@@ -246,16 +246,10 @@ that_fit(uint32_t wanted)
     return most;
 }
 
-/** The engine that "auto" gets here: asked of the library itself. */
-static const struct server_kind *
-kind_of_auto(void)
-{
-    static struct server_kind kind;
-    kind = *server_kind_find("berth-epoll");
-    kind.name = "berth";
-    kind.engine = "auto";
-    return &kind;
-}
+/** "auto": what engine that is here is asked of the library itself. */
+static const struct server_kind berth = {
+    .name = "berth", .serve = server_berth_serve, .engine = "auto"};
+static const struct server_kind plain = {.name = "plain-epoll", .serve = rival_epoll_serve};
 
 static int
 failed(const char *doing, int error)
@@ -276,8 +270,8 @@ main(int argc, char **argv)
     }
     machine_catch_interrupts();
     demo.terminal = isatty(STDOUT_FILENO);
-    demo.kinds[BERTH] = kind_of_auto();
-    demo.kinds[PLAIN] = server_kind_find("plain-epoll");
+    demo.kinds[BERTH] = &berth;
+    demo.kinds[PLAIN] = &plain;
     demo.cpus = machine_cpus();
     demo.cpu_server = machine_cpu_ranked(1);
     printf("berth %s: an echo server on its loop, and the same by hand on plain epoll\n\n",

@@ -1,6 +1,7 @@
 /*
- * Messages: making, sending and checking them, and the connections they travel on. How the load
- * waits for answers is in load_epoll.c and load_uring.c.
+ * Messages: making, sending and checking them, the connections they travel on, and the closed loop.
+ * How the load waits for answers is in load_epoll.c and load_uring.c, the open loop in
+ * load_offer.c.
  *
  * A message is its head, the connection's index and a sequence number, and after that a piece of
  * one pseudo-random text chosen by both. So an answer that belongs to another connection, or to an
@@ -77,14 +78,15 @@ message_send(struct load *load, uint32_t index)
     return 0;
 }
 
-static int
-message_next(struct load *load, uint32_t index, uint64_t now_ns)
+int
+load_send_next(struct load *load, uint32_t index, uint64_t from_ns)
 {
     struct load_conn *conn = &load->conns[index];
     conn->sequence++;
     conn->received = 0;
     conn->sent = 0;
-    conn->sent_ns = now_ns;
+    conn->sent_ns = from_ns;
+    load->asked++;
     return message_send(load, index);
 }
 
@@ -104,10 +106,12 @@ load_received(struct load *load, uint32_t index, const unsigned char *data, size
     if (conn->received < load->options.bytes)
         return 0;
     load->answered++;
-    const uint64_t now_ns = load->latency != NULL ? machine_now_ns() : 0;
+    if (load->follow == NULL && load->latency == NULL)
+        return 0;
+    const uint64_t now_ns = machine_now_ns();
     if (load->latency != NULL && conn->sent_ns != 0)
         histogram_add(load->latency, now_ns - conn->sent_ns);
-    return load->quiet ? 0 : message_next(load, index, now_ns);
+    return load->follow != NULL ? load->follow(load, index, now_ns) : 0;
 }
 
 /** Short sends are rare enough to be found by looking at every connection. 0 or -errno. */
@@ -122,6 +126,47 @@ finish_short_sends(struct load *load)
             if (error != 0)
                 return error;
         }
+    }
+    return 0;
+}
+
+int
+load_turn(struct load *load, int timeout_ms)
+{
+    const int events = load->io->wait(load, timeout_ms);
+    if (events < 0 || load->unfinished == 0)
+        return events;
+    const int error = finish_short_sends(load);
+    return error != 0 ? error : events;
+}
+
+void
+load_listen(struct load *load, uint64_t now_ns)
+{
+    load->heard_ns = now_ns;
+    load->heard_answers = load->answered;
+}
+
+int
+load_silence(struct load *load, uint64_t now_ns)
+{
+    if (load->answered != load->heard_answers)
+        load_listen(load, now_ns);
+    return now_ns - load->heard_ns > ANSWER_NS_MAX ? -ETIMEDOUT : 0;
+}
+
+int
+load_await(struct load *load, uint64_t answers)
+{
+    const uint64_t begin = machine_now_ns();
+    while (load->answered < answers) {
+        const int error = load_turn(load, 10);
+        if (error < 0)
+            return error;
+        if (machine_interrupted)
+            return -ECANCELED;
+        if (machine_now_ns() - begin > ANSWER_NS_MAX)
+            return -ETIMEDOUT;
     }
     return 0;
 }
@@ -151,23 +196,6 @@ conn_open(const struct load *load, uint32_t index)
     return error != 0 ? error : fd;
 }
 
-/** Waits until every connection has been answered `answers` times in all. */
-static int
-answers_await(struct load *load, uint64_t answers)
-{
-    const uint64_t begin = machine_now_ns();
-    while (load->answered < answers) {
-        int error = load->io->wait(load, 10);
-        if (error >= 0 && load->unfinished > 0)
-            error = finish_short_sends(load);
-        if (error < 0)
-            return error;
-        if (machine_now_ns() - begin > ANSWER_NS_MAX)
-            return -ETIMEDOUT;
-    }
-    return 0;
-}
-
 static int
 conns_open(struct load *load)
 {
@@ -179,9 +207,9 @@ conns_open(struct load *load)
         load->opened++;
         int error = load->io->add(load, i);
         if (error == 0)
-            error = message_next(load, i, 0);
+            error = load_send_next(load, i, 0);
         if (error == 0 && (load->opened % OPEN_BATCH == 0 || load->opened == load->options.conns))
-            error = answers_await(load, load->opened);
+            error = load_await(load, load->opened);
         if (error != 0)
             return error;
     }
@@ -217,7 +245,6 @@ load_open(struct load **made, const struct load_options *options)
         return -ENOMEM;
     text_make();
     load->options = *options;
-    load->quiet = 1;
     load->conns = calloc(options->conns, sizeof load->conns[0]);
     int error = load->conns == NULL ? -ENOMEM : io_open(load, options->engine);
     if (error != 0) {
@@ -255,6 +282,18 @@ load_engine(const struct load *load)
     return load->io->name;
 }
 
+int
+load_settle(struct load *load)
+{
+    return load_await(load, load->asked);
+}
+
+uint64_t
+load_answered(const struct load *load)
+{
+    return load->answered;
+}
+
 /** Sends on every connection that waits for nothing; makes what is under way untimed. */
 static int
 kick(struct load *load)
@@ -263,7 +302,7 @@ kick(struct load *load)
         struct load_conn *conn = &load->conns[i];
         conn->sent_ns = 0;
         if (conn->received == load->options.bytes) {
-            const int error = message_next(load, i, 0);
+            const int error = load_send_next(load, i, 0);
             if (error != 0)
                 return error;
         }
@@ -276,22 +315,18 @@ load_run(struct load *load, uint64_t ns, struct load_result *result)
 {
     const uint64_t begin = machine_now_ns(), cpu_begin = machine_cpu_ns();
     const uint64_t answered_before = load->answered;
-    uint64_t now = begin, heard = begin, heard_answers = answered_before;
-    load->quiet = 0;
+    uint64_t now = begin;
+    load->follow = load_send_next;
     load->latency = result != NULL ? &result->latency : NULL;
+    load_listen(load, begin);
     int error = kick(load);
     while (error >= 0 && now - begin < ns && !machine_interrupted) {
-        error = load->io->wait(load, 10);
-        if (error >= 0 && load->unfinished > 0)
-            error = finish_short_sends(load);
+        error = load_turn(load, 10);
         now = machine_now_ns();
-        if (load->answered != heard_answers) {
-            heard_answers = load->answered;
-            heard = now;
-        } else if (now - heard > ANSWER_NS_MAX) {
-            error = -ETIMEDOUT;
-        }
+        if (error >= 0)
+            error = load_silence(load, now);
     }
+    load->follow = NULL;
     load->latency = NULL;
     if (result != NULL) {
         result->messages += load->answered - answered_before;

@@ -143,7 +143,8 @@ io_wait(struct load *load, int timeout_ms)
     struct io_state *io = load->io_state;
     struct __kernel_timespec wait = {.tv_nsec = timeout_ms * 1000000L};
     struct io_uring_cqe *cqes[BATCH];
-    int error = io_uring_submit_and_wait_timeout(&io->ring, cqes, 1, &wait, NULL);
+    int error = timeout_ms > 0 ? io_uring_submit_and_wait_timeout(&io->ring, cqes, 1, &wait, NULL)
+                               : io_uring_submit_and_get_events(&io->ring);
     if (error < 0 && error != -ETIME && error != -EINTR && error != -EBUSY)
         return error;
     const unsigned count = io_uring_peek_batch_cqe(&io->ring, cqes, BATCH);

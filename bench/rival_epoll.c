@@ -152,8 +152,7 @@ rival_epoll_serve(struct server_control *control, const struct server_kind *kind
     struct echo echo = {.epoll = epoll_create1(EPOLL_CLOEXEC)};
     if (echo.epoll < 0)
         return -errno;
-    echo.counters.buffers_held = -1;
-    echo.counters.copies_received = echo.counters.copies_sent = -1;
+    echo.counters = server_counters_begin();
     echo.listener = server_listen(&port);
     if (echo.listener < 0)
         return echo.listener;

@@ -306,8 +306,7 @@ rival_uring_serve(struct server_control *control, const struct server_kind *kind
     int error = ring_make();
     if (error != 0)
         return error;
-    echo.counters.buffers_held = -1;
-    echo.counters.copies_received = echo.counters.copies_sent = -1;
+    echo.counters = server_counters_begin();
     echo.listener = server_listen(&port);
     if (echo.listener < 0)
         return echo.listener;

@@ -20,37 +20,12 @@
 #include <unistd.h>
 
 #include "machine.h"
+#include "server_command.h"
 
-#define START_NS_MAX UINT64_C(10000000000)
+/* More than a keeper gives the program that it keeps: it says better what was wrong. */
+#define START_NS_MAX (SERVER_COMMAND_START_NS_MAX + UINT64_C(2000000000))
 #define ANSWER_NS_MAX UINT64_C(2000000000)
-#define STOP_NS_MAX UINT64_C(3000000000)
-
-const struct server_kind server_kinds[] = {
-    {"plain-epoll", "hand-written loop over epoll: the floor", rival_epoll_serve, NULL},
-    {"berth-epoll", "berth's loop on epoll", server_berth_serve, "epoll"},
-#ifdef BERTH_HAVE_LIBURING
-    {"berth-uring", "berth's loop on io_uring", server_berth_serve, "uring"},
-    {"plain-uring", "hand-written loop over io_uring", rival_uring_serve, NULL},
-#endif
-    {"berth-poll", "berth's loop on poll", server_berth_serve, "poll"},
-    {NULL, NULL, NULL, NULL},
-};
-
-const struct server_kind *
-server_kind_find(const char *name)
-{
-    for (const struct server_kind *kind = server_kinds; kind->name != NULL; kind++) {
-        if (strcmp(kind->name, name) == 0)
-            return kind;
-    }
-    return NULL;
-}
-
-const char *
-server_kind_name(unsigned at)
-{
-    return at < sizeof server_kinds / sizeof server_kinds[0] ? server_kinds[at].name : NULL;
-}
+#define STOP_NS_MAX (SERVER_COMMAND_STOP_NS_MAX + UINT64_C(2000000000))
 
 /* ---- the serving side ------------------------------------------------------------------------ */
 
@@ -115,7 +90,7 @@ serve(struct server_control *control, const struct server_kind *kind, int cpu)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (cpu >= 0)
         machine_pin(cpu);
-    const int error = kind->serve(control, kind);
+    const int error = kind->serve != NULL ? kind->serve(control, kind) : -ENOSYS;
     if (error != 0) {
         control->error = error;
         atomic_store_explicit(&control->state, SERVER_FAILED, memory_order_release);
@@ -134,7 +109,7 @@ has_died(struct server *server)
     return server->pid == 0;
 }
 
-/** Waits until `*word` is something else than `value`. 0, -ETIMEDOUT or -ESRCH. */
+/** Waits until `*word` is something else than `value`. 0, -ETIMEDOUT, -ESRCH or -ECANCELED. */
 static int
 wait_change(struct server *server, _Atomic uint32_t *word, uint32_t value, uint64_t ns_max)
 {
@@ -143,6 +118,8 @@ wait_change(struct server *server, _Atomic uint32_t *word, uint32_t value, uint6
     while (atomic_load_explicit(word, memory_order_acquire) == value) {
         if (has_died(server))
             return atomic_load_explicit(word, memory_order_acquire) == value ? -ESRCH : 0;
+        if (machine_interrupted)
+            return -ECANCELED;
         if (machine_now_ns() - begin > ns_max)
             return -ETIMEDOUT;
         nanosleep(&pause, NULL);
@@ -166,6 +143,8 @@ server_start(struct server *server, const struct server_kind *kind, int cpu)
         server_stop(server);
         return error;
     }
+    if (server->pid == 0 && kind->command != NULL)
+        server_command_keep(server->control, kind->command, cpu);
     if (server->pid == 0)
         serve(server->control, kind, cpu);
     int error = wait_change(server, &server->control->state, SERVER_STARTING, START_NS_MAX);
@@ -180,6 +159,8 @@ int
 server_counters_get(struct server *server, struct server_counters *counters)
 {
     struct server_control *control = server->control;
+    if (server->kind->command != NULL)
+        return has_died(server) ? -ESRCH : server_command_counters(server->pid, counters);
     const uint32_t answered = atomic_load(&control->answered);
     atomic_store_explicit(&control->asked, answered + 1, memory_order_release);
     const int error = wait_change(server, &control->answered, answered, ANSWER_NS_MAX);
@@ -194,6 +175,8 @@ server_stop(struct server *server)
     if (server->control == NULL)
         return;
     atomic_store(&server->control->stop, 1);
+    if (server->pid > 0 && server->kind->command != NULL)
+        kill(server->pid, SIGTERM);
     const uint64_t begin = machine_now_ns();
     while (!has_died(server)) {
         if (machine_now_ns() - begin > STOP_NS_MAX) {

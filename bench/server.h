@@ -17,24 +17,29 @@
 #include <sys/types.h>
 
 /** The longest a server sleeps without looking at its control page. */
-#define SERVER_WAIT_MS 50
+#define SERVER_WAIT_MS 10
 
-/** Events taken per turn, and the size of a receive, the same for all of them. */
-#define SERVER_EVENTS_MAX 1024
+/** The size of a receive, the same for all of them. */
 #define SERVER_RECEIVE_BYTES 4096
+
+/** Events taken per turn by the hand-written ones; libraries have their own idea of it. */
+#define SERVER_EVENTS_MAX 1024
+
+/** In place of a count that this server cannot tell exactly. */
+#define SERVER_COUNT_UNKNOWN UINT64_MAX
 
 /** What a server has done since it started. The server itself fills in all but the processor time.
  */
 struct server_counters {
-    uint64_t cpu_ns;   /**< user and system time of the process */
-    uint64_t wall_ns;  /**< the clock at that moment */
-    uint64_t syscalls; /**< system calls that the server's loop made */
-    uint64_t turns;    /**< times it waited for events */
-    uint64_t received_bytes;
-    uint64_t conns;         /**< open now */
-    uint64_t enobufs;       /**< receives that found no buffer */
-    int64_t buffers_held;   /**< pool buffers neither free nor posted; -1: has no pool */
-    double copies_received; /**< copies per byte from the ledger; negative: keeps none */
+    uint64_t cpu_ns;         /**< user and system time of the process */
+    uint64_t wall_ns;        /**< the clock at that moment */
+    uint64_t syscalls;       /**< that the server's loop made; or SERVER_COUNT_UNKNOWN */
+    uint64_t turns;          /**< times it waited for events; or SERVER_COUNT_UNKNOWN */
+    uint64_t received_bytes; /**< or SERVER_COUNT_UNKNOWN */
+    uint64_t conns;          /**< open now; or SERVER_COUNT_UNKNOWN */
+    uint64_t enobufs;        /**< receives that found no buffer; or SERVER_COUNT_UNKNOWN */
+    int64_t buffers_held;    /**< pool buffers neither free nor posted; -1: has no pool */
+    double copies_received;  /**< copies per byte from the ledger; negative: keeps none */
     double copies_sent;
 };
 
@@ -53,17 +58,20 @@ struct server_control {
     char explain[1536]; /**< what the server says about how it works */
 };
 
-/** A way to serve. `serve` returns when asked to stop: 0, or -errno if it could not start. */
+/** A way to serve: by `serve`, or as `command`. */
 struct server_kind {
     const char *name;
     const char *summary;
+    /** Returns when asked to stop: 0, or -errno if it could not start. */
     int (*serve)(struct server_control *control, const struct server_kind *kind);
-    const char *engine; /**< for those that offer several */
+    const char *engine;  /**< for those that offer several */
+    const char *missing; /**< what this build lacks to have it; then there is no `serve` */
+    const char *command; /**< a program that the user brought, for /bin/sh: server_command.h */
+    bool library;        /**< serves on somebody's library, and explains which one */
 };
 
 /** All kinds, ended by a NULL name; the first is the one that others are compared with. */
 extern const struct server_kind server_kinds[];
-const struct server_kind *server_kind_find(const char *name);
 
 /** The name of number `at`, NULL past the last. */
 const char *server_kind_name(unsigned at);
@@ -82,7 +90,8 @@ struct server {
  */
 int server_start(struct server *server, const struct server_kind *kind, int cpu);
 
-/** Asks for the counters as of the next turn. 0, -ETIMEDOUT, or -ESRCH when it has died. */
+/** Asks for the counters as of the next turn. 0, -ETIMEDOUT, -ECANCELED when interrupted, or -ESRCH
+ * when it has died. */
 int server_counters_get(struct server *server, struct server_counters *counters);
 
 /** Ends the process. Allowed on a server that did not start. */
@@ -121,8 +130,19 @@ int server_listen(uint16_t *port);
  */
 int server_socket_tune(int fd);
 
+/** What a server without pool and ledger starts counting from. */
+static inline struct server_counters
+server_counters_begin(void)
+{
+    return (struct server_counters){.buffers_held = -1, .copies_received = -1, .copies_sent = -1};
+}
+
 int rival_epoll_serve(struct server_control *control, const struct server_kind *kind);
 int rival_uring_serve(struct server_control *control, const struct server_kind *kind);
+int rival_libev_serve(struct server_control *control, const struct server_kind *kind);
+int rival_libuv_serve(struct server_control *control, const struct server_kind *kind);
+int rival_libevent_serve(struct server_control *control, const struct server_kind *kind);
+int rival_libevent_event_serve(struct server_control *control, const struct server_kind *kind);
 int server_berth_serve(struct server_control *control, const struct server_kind *kind);
 
 #endif

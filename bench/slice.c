@@ -7,6 +7,7 @@
 #include "slice.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -14,21 +15,31 @@
 
 #define PROGRESS_NS UINT64_C(100000000)
 
+static double
+grown(uint64_t before, uint64_t after)
+{
+    return after == SERVER_COUNT_UNKNOWN ? NAN : (double)(after - before);
+}
+
+/** `counted`: the messages between the two, for servers that do not count them. */
 static void
 compute(const struct slice_options *options, const struct server_counters *before,
-        const struct server_counters *after, struct slice_result *result)
+        const struct server_counters *after, double counted, struct slice_result *result)
 {
-    const double messages =
-        (double)(after->received_bytes - before->received_bytes) / (double)options->bytes;
     const double wall_ns = (double)(after->wall_ns - before->wall_ns);
-    const double cpu_ns = (double)(after->cpu_ns - before->cpu_ns);
+    /* Processes of a user's server may have ended, and taken their time along. */
+    const double cpu_ns =
+        after->cpu_ns < before->cpu_ns ? NAN : (double)(after->cpu_ns - before->cpu_ns);
+    double messages = grown(before->received_bytes, after->received_bytes) / (double)options->bytes;
+    if (isnan(messages))
+        messages = counted;
     result->cpu_ns_per_message = cpu_ns / messages;
     result->messages_per_second = messages / wall_ns * 1e9;
-    result->syscalls_per_message = (double)(after->syscalls - before->syscalls) / messages;
-    result->messages_per_turn = messages / (double)(after->turns - before->turns);
+    result->syscalls_per_message = grown(before->syscalls, after->syscalls) / messages;
+    result->messages_per_turn = messages / grown(before->turns, after->turns);
     result->server_busy = cpu_ns / wall_ns;
     result->load_cpu_ns_per_message = (double)result->load.cpu_ns / (double)result->load.messages;
-    result->enobufs = (double)(after->enobufs - before->enobufs);
+    result->enobufs = grown(before->enobufs, after->enobufs);
     result->last = *after;
 }
 
@@ -50,43 +61,80 @@ run(const struct slice_options *options, struct load *load, struct slice_result 
 }
 
 static int
-measure_on(const struct slice_options *options, struct server *server, struct slice_result *result)
+warm(const struct slice_options *options, struct load *load, double rate)
 {
-    struct load *load = NULL;
+    return rate > 0 ? load_offer(load, rate, options->warm_ns, NULL)
+                    : load_run(load, options->warm_ns, NULL);
+}
+
+/** Who does not count messages is looked at only when none is under way. */
+static int
+read_counters(struct server *server, struct load *load, struct server_counters *counters)
+{
+    const int error = server->kind->command != NULL ? load_settle(load) : 0;
+    return error != 0 ? error : server_counters_get(server, counters);
+}
+
+/** At `rate` messages a second, or (0) in a closed loop. */
+static int
+measure_at(const struct slice_options *options, struct server *server, struct load *load,
+           double rate, struct slice_result *result)
+{
     struct server_counters before, after;
+    int error = warm(options, load, rate);
+    if (error == 0)
+        error = read_counters(server, load, &before);
+    const uint64_t answered = load_answered(load);
+    if (error == 0)
+        error = rate > 0 ? load_offer(load, rate, options->run_ns, &result->load)
+                         : run(options, load, result);
+    if (error == 0)
+        error = read_counters(server, load, &after);
+    if (error == 0 && result->load.messages == 0)
+        error = -ETIMEDOUT;
+    if (error == 0)
+        compute(options, &before, &after, (double)(load_answered(load) - answered), result);
+    return error;
+}
+
+/** Measures at each of the rates in turn, on one server. */
+static int
+measure(const struct slice_options *options, const double *rates, unsigned count,
+        struct slice_result *results)
+{
+    struct server server;
+    struct load *load = NULL;
+    memset(results, 0, count * sizeof results[0]);
+    int error = server_start(&server, options->kind, options->cpu_server);
+    if (error != 0)
+        return machine_interrupted ? -ECANCELED : error;
+    memcpy(results[0].explain, server.control->explain, sizeof results[0].explain);
     const struct load_options load_options = {
         .engine = options->load,
         .conns = options->conns,
         .bytes = options->bytes,
-        .port = server->control->port,
+        .port = server.control->port,
+        .yields = options->cpu_shared,
     };
-    int error = load_open(&load, &load_options);
-    if (error == 0)
-        error = load_run(load, options->warm_ns, NULL);
-    if (error == 0)
-        error = server_counters_get(server, &before);
-    if (error == 0)
-        error = run(options, load, result);
-    if (error == 0)
-        error = server_counters_get(server, &after);
-    if (error == 0 && after.received_bytes == before.received_bytes)
-        error = -ETIMEDOUT;
-    if (error == 0)
-        compute(options, &before, &after, result);
+    error = load_open(&load, &load_options);
+    for (unsigned i = 0; error == 0 && i < count; i++) {
+        error = measure_at(options, &server, load, rates[i], &results[i]);
+    }
     load_close(load);
+    server_stop(&server);
     return machine_interrupted ? -ECANCELED : error;
 }
 
 int
 slice_measure(const struct slice_options *options, struct slice_result *result)
 {
-    struct server server;
-    memset(result, 0, sizeof *result);
-    int error = server_start(&server, options->kind, options->cpu_server);
-    if (error != 0)
-        return error;
-    memcpy(result->explain, server.control->explain, sizeof result->explain);
-    error = measure_on(options, &server, result);
-    server_stop(&server);
-    return error;
+    static const double closed = 0;
+    return measure(options, &closed, 1, result);
+}
+
+int
+slice_offer(const struct slice_options *options, const double *rates, unsigned count,
+            struct slice_result *results)
+{
+    return measure(options, rates, count, results);
 }

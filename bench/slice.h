@@ -14,7 +14,8 @@
 
 struct slice_options {
     const struct server_kind *kind;
-    int cpu_server; /**< -1: anywhere */
+    int cpu_server;  /**< -1: anywhere */
+    bool cpu_shared; /**< with the load */
     uint32_t conns;
     uint32_t bytes;
     const char *load; /**< engine of the load, or NULL */
@@ -25,7 +26,7 @@ struct slice_options {
     void *context;
 };
 
-/** What the slice says about the server. */
+/** What the slice says about the server; NAN where it does not know. */
 struct slice_result {
     double cpu_ns_per_message;
     double messages_per_second;
@@ -36,10 +37,18 @@ struct slice_result {
     double enobufs; /**< in the slice */
     struct load_result load;
     struct server_counters last; /**< at the end, connections still open */
-    char explain[1536];
+    char explain[1536];          /**< in the first result; empty: it did not start */
 };
 
 /** Measures. 0, or -errno of whatever went wrong; -ECANCELED when interrupted. */
 int slice_measure(const struct slice_options *options, struct slice_result *result);
+
+/**
+ * The same with an open loop: `count` rates in messages per second, each above 0, one after the
+ * other on the same server, with a result for each. What was answered in time is in
+ * results[i].load; what the server says of its rate and of being busy covers a longer time.
+ */
+int slice_offer(const struct slice_options *options, const double *rates, unsigned count,
+                struct slice_result *results);
 
 #endif
