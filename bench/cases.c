@@ -14,7 +14,9 @@
     row(claim)     \
     row(table)     \
     row(idle)      \
-    row(echo)
+    row(echo)      \
+    row(receive)   \
+    row(send)
 /* clang-format on */
 
 #define DECLARE(name) extern const struct bench_case bench_case_##name;

@@ -41,6 +41,11 @@ struct server_counters {
     int64_t buffers_held;    /**< pool buffers neither free nor posted; -1: has no pool */
     double copies_received;  /**< copies per byte from the ledger; negative: keeps none */
     double copies_sent;
+    /* Of streams only (stream.h), for which received_bytes is what was received or sent. */
+    uint64_t settled_bytes; /**< of which it is known by now whether the kernel copied them */
+    uint64_t copied_bytes;  /**< of those: copied, as often as they were */
+    uint64_t words_checked;
+    uint64_t words_wrong;
 };
 
 enum server_state { SERVER_STARTING = 0, SERVER_READY, SERVER_FAILED };
