@@ -4,17 +4,21 @@
  * by berth's loop. What a gigabyte costs the receiver, and how often each byte was copied.
  *
  * Measured is the processor time of the receiving process. The sender is another process on another
- * CPU, which sends as fast as it can with 64 KiB per call (MSG_ZEROCOPY where the row says so,
- * which is what makes mapping possible). Each slice has a connection of its own. Every receiver
- * compares one word in each 4 KiB with what was sent there, so every page is touched once;
+ * CPU, which sends as fast as it can with 64 KiB per call (for `mapped` and recv-64k-mss4108 with
+ * MSG_ZEROCOPY and a page per segment, which is what makes mapping possible). Each slice has a
+ * connection of its own. A receiver that sleeps is woken for 1 MiB, whatever it is: alone with one
+ * connection it would sleep after every segment, and waking up would be measured (stream.h). Every
+ * receiver compares one word in each 4 KiB with what was sent there, so every page is touched once;
  * `discard` cannot.
  *
  * What it cannot show: speed. With one CPU for each side the sender saturates first, and GB per
  * second are then the sender's; CPU per GB is the claim. The application here does nothing with the
  * bytes but touch one word per page: whoever reads them all pays the cache misses that a copy has
  * already paid, and mapping looks worse. Loopback: there is no device, so what interrupts cost is
- * missing, and the kernel's work for a segment is done on the CPU of whoever sent it. Time in
- * ksoftirqd, or in softirqs where the kernel accounts for them apart, belongs to no process.
+ * missing, and the kernel's work for a segment is done on the CPU of whoever sent it: mostly the
+ * sender, but acknowledging may send on what waits, and then the receiver pays for that too (the
+ * data has the sum of both sides as well). Time in ksoftirqd, or in softirqs where the kernel
+ * accounts for them apart, belongs to no process.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -87,7 +91,8 @@ run(struct bench *bench)
                 "another one (MSG_ZEROCOPY, segments of one page)");
     report_note(&bench->report,
                 "verified: one word in each 4 KiB against what was sent there (not for discard, "
-                "which sees no bytes); posted buffers are 2 MiB in all");
+                "which sees no bytes); posted buffers are 2 MiB in all; a receiver that sleeps is "
+                "woken for 1 MiB (SO_RCVLOWAT)");
     return error;
 }
 

@@ -7,7 +7,8 @@
  * Measured is the processor time of the sending process. The receiver is another process on another
  * CPU: it has the kernel throw the bytes away (MSG_TRUNC), except in one call of 16, which receives
  * and compares one word in each 4 KiB with what was to be sent there. So draining costs little and
- * wrong bytes are noticed all the same. Each slice has a connection of its own. Everybody sends the
+ * wrong bytes are noticed all the same. It sleeps until 1 MiB has come, because on loopback it is
+ * the sender who pays for waking it. Each slice has a connection of its own. Everybody sends the
  * same 2 MiB over and over, from huge pages where there are any (files: from the page cache).
  *
  * What it cannot show: zero-copy sends at their best. Loopback has no device that could read the

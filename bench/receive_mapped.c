@@ -27,8 +27,6 @@
 /** So much of it may be copied by the mapping call itself: with more room it would copy whatever
  *  fits there instead of mapping it. */
 #define STRAGGLER_BYTES 4096
-/** Do not wake up for less: a page here and a page there is not worth a call. */
-#define WAKE_BYTES (64 << 10)
 
 /** "The part of the window is not mapped": the kernel need not unmap it first. */
 #define BENCH_TCP_ZEROCOPY_CLEAN 1u
@@ -140,13 +138,10 @@ receive(struct receiver *receiver)
 int
 receive_mapped_run(struct stream_side *side)
 {
-    const int wake = WAKE_BYTES;
     struct receiver receiver = {.side = side, .copy = stream_memory(COPY_BYTES)};
     if (receiver.copy == NULL)
         return -ENOMEM;
     int error = window_make(&receiver);
-    if (error == 0 && setsockopt(side->fd, SOL_SOCKET, SO_RCVLOWAT, &wake, sizeof wake) != 0)
-        error = -errno;
     if (error != 0)
         return error;
     stream_ready(side);

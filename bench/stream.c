@@ -137,11 +137,13 @@ close_both(int fds[2])
     }
 }
 
-/** Connects fds[0] to fds[1] through a listener that is gone afterwards. 0 or -errno. */
+/** Connects fds[0], which receives, to fds[1] through a listener that is gone afterwards. 0 or
+ * -errno. */
 static int
 connect_both(int fds[2], int mss)
 {
     struct sockaddr_in address = {.sin_family = AF_INET};
+    const int wake = STREAM_WAKE_BYTES;
     uint16_t port = 0;
     fds[0] = fds[1] = -1;
     const int listener = server_listen(&port);
@@ -161,6 +163,8 @@ connect_both(int fds[2], int mss)
         error = -errno;
     if (error == 0)
         error = tune(fds[0], mss);
+    if (error == 0 && setsockopt(fds[0], SOL_SOCKET, SO_RCVLOWAT, &wake, sizeof wake) != 0)
+        error = -errno;
     close(listener);
     if (error != 0)
         close_both(fds);

@@ -28,6 +28,14 @@
 /** A page: so a receiver that is given whole pages touches each of them once. */
 #define STREAM_CHECK_EVERY 4096u
 
+/**
+ * A receiver that sleeps is woken when so much has come (SO_RCVLOWAT). With a connection to itself
+ * it outpaces the sender, and would otherwise sleep and be woken for every segment, which costs
+ * more than copying it: a server with other work to do does not. The sender is charged for waking
+ * it.
+ */
+#define STREAM_WAKE_BYTES (1 << 20)
+
 /** No call of either side blocks for longer: then it looks whether it is to stop. */
 #define STREAM_BLOCK_MS 500
 
@@ -223,6 +231,7 @@ enum stream_metric {
     STREAM_COPIES,
     STREAM_SYSCALLS,
     STREAM_OTHER_CPU_MS,
+    STREAM_BOTH_CPU_MS,
     STREAM_BUSY,
     STREAM_OTHER_BUSY,
     STREAM_CHECKED,

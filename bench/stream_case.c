@@ -23,6 +23,7 @@ static const struct report_column columns[] = {
     {"other_cpu_ms_per_gb", "other side's\nCPU ms per GB", 1},
     {"busy", "busy", 2},
     {"other_busy", "other\nbusy", 2},
+    {"both_cpu_ms_per_gb", NULL, 1},
     {"words_checked_per_4k", NULL, 3},
 };
 #define COLUMNS (sizeof columns / sizeof columns[0])
@@ -59,6 +60,7 @@ measure(struct bench *bench, const struct bench_subject *subject, double *metric
     metrics[STREAM_COPIES] = result.copies_per_byte;
     metrics[STREAM_SYSCALLS] = result.syscalls_per_mb;
     metrics[STREAM_OTHER_CPU_MS] = result.other_cpu_ms_per_gb;
+    metrics[STREAM_BOTH_CPU_MS] = result.cpu_ms_per_gb + result.other_cpu_ms_per_gb;
     metrics[STREAM_BUSY] = result.busy;
     metrics[STREAM_OTHER_BUSY] = result.other_busy;
     metrics[STREAM_CHECKED] = result.checked;
@@ -100,6 +102,7 @@ add_row(struct bench *bench, const struct bench_samples *samples, unsigned at, u
         bench_median(samples, at, STREAM_OTHER_CPU_MS),
         bench_median(samples, at, STREAM_BUSY),
         bench_median(samples, at, STREAM_OTHER_BUSY),
+        bench_median(samples, at, STREAM_BOTH_CPU_MS),
         bench_median(samples, at, STREAM_CHECKED),
     };
     report_row(&bench->report, subject->name, values);
