@@ -54,17 +54,16 @@ struct receiver {
     unsigned char *copy;
 };
 
-static int
-window_make(struct receiver *receiver)
+/** The window, lent by a socket that is gone afterwards. NULL: errno says why not. */
+static unsigned char *
+window_make(void)
 {
     const int lender = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (lender < 0)
-        return -errno;
+        return NULL;
     void *window = mmap(NULL, WINDOW_BYTES, PROT_READ, MAP_SHARED, lender, 0);
-    const int error = window == MAP_FAILED ? -errno : 0;
     close(lender);
-    receiver->window = window;
-    return error;
+    return window != MAP_FAILED ? window : NULL;
 }
 
 static void
@@ -141,9 +140,10 @@ receive_mapped_run(struct stream_side *side)
     struct receiver receiver = {.side = side, .copy = stream_memory(COPY_BYTES)};
     if (receiver.copy == NULL)
         return -ENOMEM;
-    int error = window_make(&receiver);
-    if (error != 0)
-        return error;
+    receiver.window = window_make();
+    if (receiver.window == NULL)
+        return -errno;
+    int error = 0;
     stream_ready(side);
     while (error == 0 && stream_goes_on(side))
         error = receive(&receiver);

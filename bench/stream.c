@@ -21,9 +21,6 @@
 /** Of memory, as the kernel's huge pages are. */
 #define HUGE_BYTES ((size_t)2 << 20)
 
-/** Pauses are cut into pieces, so that the death of a process is noticed. */
-#define LOOK_MS 50
-
 /* ---- the sides ------------------------------------------------------------------------------- */
 
 /** What the next process to be forked is to do. */
@@ -223,15 +220,14 @@ pair_counters(struct pair *pair, struct server_counters counters[2])
     return error;
 }
 
+/** Sleeps as long as that, unless it is interrupted. */
 static void
 pause_for(uint64_t ns)
 {
     const uint64_t end = machine_now_ns() + ns;
     uint64_t now;
-    while (!machine_interrupted && (now = machine_now_ns()) < end) {
-        const uint64_t ms = (end - now + 999999) / 1000000;
-        machine_sleep_ms(ms < LOOK_MS ? (unsigned)ms : LOOK_MS);
-    }
+    while (!machine_interrupted && (now = machine_now_ns()) < end)
+        machine_sleep_ms((unsigned)((end - now + 999999) / 1000000));
 }
 
 static double

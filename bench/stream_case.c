@@ -31,6 +31,20 @@ static const struct report_column columns[] = {
 /** What is measured now: subjects know only their path. */
 static const struct stream_case *current;
 
+/** What the bare error would not tell. */
+static void
+explain(struct bench *bench, const struct stream_path *path, int error)
+{
+    if (error == -EPROTO)
+        report_doubt(&bench->report, "%s: other bytes came out than went in", path->name);
+    else if (error == -ENOMEM)
+        report_note(&bench->report, "%s: no memory, or over the limit of locked memory (ulimit -l)",
+                    path->name);
+    else if (path->needs != NULL && (error == -EOPNOTSUPP || error == -EINVAL || error == -ENOSYS ||
+                                     error == -EPERM || error == -ENOPROTOOPT))
+        report_note(&bench->report, "%s needs %s, which is refused here", path->name, path->needs);
+}
+
 static int
 measure(struct bench *bench, const struct bench_subject *subject, double *metrics)
 {
@@ -48,13 +62,10 @@ measure(struct bench *bench, const struct bench_subject *subject, double *metric
         .run_ns = (uint64_t)(bench->options.seconds * 1e9),
     };
     const int error = stream_measure(&options, &result);
-    if (error == -EPROTO)
-        report_doubt(&bench->report, "%s: other bytes came out than went in", subject->name);
-    if ((error == -EOPNOTSUPP || error == -EINVAL || error == -ENOSYS || error == -EPERM) &&
-        path->needs != NULL)
-        report_note(&bench->report, "%s needs %s, which is refused here", path->name, path->needs);
-    if (error != 0)
+    if (error != 0) {
+        explain(bench, path, error);
         return error;
+    }
     metrics[STREAM_CPU_MS] = result.cpu_ms_per_gb;
     metrics[STREAM_RATE] = result.gb_per_second;
     metrics[STREAM_COPIES] = result.copies_per_byte;
@@ -72,18 +83,21 @@ static unsigned
 choose(const struct bench *bench, struct bench_subject *subjects, unsigned *baseline)
 {
     static char again[REPORT_NAME_BYTES];
+    struct bench_subject once_more = {.name = again, .measure = measure};
     unsigned count = 0;
+    snprintf(again, sizeof again, "%s again", current->baseline);
     for (const struct stream_path *path = current->paths; path->name != NULL; path++) {
         const bool is_baseline = strcmp(path->name, current->baseline) == 0;
-        if (is_baseline)
+        if (!is_baseline && !bench_wants(bench, path->name))
+            continue;
+        if (is_baseline) {
             *baseline = count;
-        if (is_baseline || bench_wants(bench, path->name))
-            subjects[count++] =
-                (struct bench_subject){.name = path->name, .measure = measure, .context = path};
+            once_more.context = path;
+        }
+        subjects[count++] =
+            (struct bench_subject){.name = path->name, .measure = measure, .context = path};
     }
-    snprintf(again, sizeof again, "%s again", current->baseline);
-    subjects[count] = subjects[*baseline];
-    subjects[count++].name = again;
+    subjects[count++] = once_more;
     for (unsigned i = 0; stream_memcpy_subject(i, &subjects[count]); i++)
         count += bench_wants(bench, subjects[count].name);
     return count;
@@ -122,7 +136,7 @@ stream_case_run(struct bench *bench, const struct stream_case *one)
     for (unsigned i = 0; i < count; i++) {
         if (subjects[i].context == subjects[baseline].context)
             again = i; /* it comes after the baseline */
-        if (!subjects[i].left_out)
+        if (!subjects[i].left_out && !isnan(bench_estimate(&samples, i, STREAM_CPU_MS).median))
             add_row(bench, &samples, i, baseline, &subjects[i]);
     }
     report_control(&bench->report, one->baseline,
@@ -132,7 +146,7 @@ stream_case_run(struct bench *bench, const struct stream_case *one)
                 "buffers are sized by the kernel; memcpy is the limit of whatever "
                 "copies once: its GB per second are of processor time",
                 one->baseline);
-    return bench->report.tables[0].rows_count > 0 ? 0 : -EIO;
+    return bench->report.tables[0].rows_count > 0 || machine_interrupted ? 0 : -EIO;
 }
 
 const char *
