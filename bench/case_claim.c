@@ -387,14 +387,16 @@ SERVE(serve_descriptor_prefetch, DESCRIPTOR_PREFETCH)
 SERVE(serve_first, SYSCALL_FIRST)
 SERVE(serve_berth, TABLE)
 
+#define KIND(called, function)                                                                     \
+    {                                                                                              \
+        .name = called, .serve = function                                                          \
+    }
+
 /** The first is what the others are compared with. */
 static const struct server_kind kinds[] = {
-    {"pointer", "pointer to a heap object in the event", serve_pointer, NULL},
-    {"pointer+prefetch", "the same, prefetched along the batch", serve_pointer_prefetch, NULL},
-    {"descriptor", "descriptor in the event, array of cache lines", serve_descriptor, NULL},
-    {"descriptor+prefetch", "the same, prefetched", serve_descriptor_prefetch, NULL},
-    {"descriptor-syscall-first", "the same, recv before the state", serve_first, NULL},
-    {"table", "berth's table and its adapter for epoll", serve_berth, NULL},
+    KIND("pointer", serve_pointer),       KIND("pointer+prefetch", serve_pointer_prefetch),
+    KIND("descriptor", serve_descriptor), KIND("descriptor+prefetch", serve_descriptor_prefetch),
+    KIND("table", serve_berth),           KIND("descriptor-syscall-first", serve_first),
 };
 #define KINDS (sizeof kinds / sizeof kinds[0])
 
