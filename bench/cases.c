@@ -12,11 +12,12 @@
 #define CASES(row) \
     row(lookup)    \
     row(claim)     \
-    row(table)     \
-    row(idle)      \
+    row(waiting)   \
     row(echo)      \
+    row(idle)      \
     row(receive)   \
-    row(send)
+    row(send)      \
+    row(table)
 /* clang-format on */
 
 #define DECLARE(name) extern const struct bench_case bench_case_##name;
