@@ -88,8 +88,14 @@ enum { FLOOR, EPOLL }; /* always measured: the difference, and the control, need
 
 static const char *const kind_names[WAIT_KINDS] = {"sockets", "pipes"};
 
-/** Of the combination at hand. */
+/** Starting and ending threads takes far longer than measuring them. With more than so many, they
+ * are measured in every third round, the first included. */
+#define THREADS_EVERY_ROUND 2000u
+#define THREADS_ROUNDS_APART 3u
+
+/** Of the combination at hand: the descriptors, and how often each way has been measured. */
 static struct wait_set set;
+static unsigned measured[CONTESTANTS];
 
 /** Ways that failed once are not tried again with other numbers. */
 static bool failed[WAIT_KINDS][CONTESTANTS];
@@ -217,10 +223,21 @@ pool_for(uint32_t descriptors, uint32_t active)
     return wanted < descriptors ? wanted : descriptors;
 }
 
+/** Whether to leave a way alone in this round. */
+static bool
+rests(const struct contestant *contestant)
+{
+    const unsigned round = measured[contestant - contestants]++;
+    return (contestant->way->options & WAIT_THREADS) && !(contestant->way->options & WAIT_ONE) &&
+           set.count > THREADS_EVERY_ROUND && round % THREADS_ROUNDS_APART != 0;
+}
+
 static int
 measure(struct bench *bench, const struct bench_subject *subject, double *metrics)
 {
     const struct contestant *contestant = subject->context;
+    if (rests(contestant))
+        return 0;
     const uint32_t count = subject->parameter;
     const struct environment *where = &bench->environment;
     struct slice slice = {
@@ -321,6 +338,7 @@ run_combination(struct bench *bench, uint32_t active, struct bench_samples *samp
 {
     struct bench_subject subjects[BENCH_SUBJECTS_MAX];
     const unsigned count = choose(bench, active, subjects);
+    memset(measured, 0, sizeof measured);
     bench_progress(bench, "%u %s, %u ready at once", set.count, kind_names[set.kind], active);
     bench_rounds(bench, subjects, count, samples);
     for (unsigned i = 0; i + 1 < count; i++) {
@@ -382,33 +400,43 @@ run_with_set(struct bench *bench, struct bench_samples *samples)
     }
 }
 
-static int
-run_kind(struct bench *bench, enum wait_kind kind, struct bench_samples *samples)
+/** What there is room for, each number once. */
+static void
+choose_counts(struct bench *bench, struct bench_numbers *counts)
 {
-    const struct bench_numbers *numbers = &bench->options.connections;
+    const struct bench_numbers *wanted = &bench->options.connections;
     const uint32_t active = largest(&bench->options.active);
-    uint32_t done[BENCH_NUMBERS_MAX];
+    counts->count = 0;
+    for (unsigned i = 0; i < wanted->count; i++) {
+        const uint32_t fits = count_that_fits(bench, wanted->values[i], active);
+        if (!is_in(counts->values, counts->count, fits))
+            counts->values[counts->count++] = fits;
+    }
+}
+
+static void
+run_kind(struct bench *bench, enum wait_kind kind, const struct bench_numbers *counts,
+         struct bench_samples *samples)
+{
+    const uint32_t active = largest(&bench->options.active);
     char name[REPORT_NAME_BYTES];
     snprintf(name, sizeof name, "waiting-%s", kind_names[kind]);
     report_table_begin(&bench->report, name, columns, COLUMNS);
-    for (unsigned i = 0; i < numbers->count && !machine_interrupted; i++) {
-        done[i] = count_that_fits(bench, numbers->values[i], active);
-        if (is_in(done, i, done[i]))
-            continue;
-        const int error = wait_set_make(&set, kind, done[i], pool_for(done[i], active));
+    for (unsigned i = 0; i < counts->count && !machine_interrupted; i++) {
+        const uint32_t count = counts->values[i];
+        const int error = wait_set_make(&set, kind, count, pool_for(count, active));
         if (error != 0) {
-            report_note(&bench->report, "%u %s cannot be had: %s", done[i], kind_names[kind],
+            report_note(&bench->report, "%u %s cannot be had: %s", count, kind_names[kind],
                         strerror(-error));
             continue;
         }
         run_with_set(bench, samples);
         wait_set_close(&set);
     }
-    return bench->report.tables[kind].rows_count > 0 ? 0 : -EIO;
 }
 
 static void
-add_notes(struct bench *bench)
+add_notes(struct bench *bench, uint32_t most)
 {
     const struct environment *where = &bench->environment;
     for (unsigned i = 0; i < CONTESTANTS; i++) {
@@ -419,6 +447,11 @@ add_notes(struct bench *bench)
     if (bench_wants(bench, wait_threads_apart.name) && !runs_here(bench, &wait_threads_apart, 1))
         report_note(&bench->report, "%s was left out: there is one CPU (%d)",
                     wait_threads_apart.name, where->cpu_load);
+    if (most > THREADS_EVERY_ROUND)
+        report_note(&bench->report,
+                    "threads for more than %u descriptors: measured in every "
+                    "third round only, for the time that starting them takes",
+                    THREADS_EVERY_ROUND);
     report_note(&bench->report, "all but floor include it: writing the byte, and reading it");
     report_note(&bench->report, "events are there before the wait begins: only blocking and the "
                                 "threads sleep and are woken");
@@ -430,13 +463,15 @@ static int
 run(struct bench *bench)
 {
     static struct bench_samples samples;
-    add_notes(bench);
-    int error = run_kind(bench, WAIT_SOCKETS, &samples);
-    if (!machine_interrupted) {
-        const int pipes_error = run_kind(bench, WAIT_PIPES, &samples);
-        error = error != 0 ? pipes_error : 0;
+    struct bench_numbers counts;
+    unsigned rows = 0;
+    choose_counts(bench, &counts);
+    for (unsigned kind = 0; kind < WAIT_KINDS && !machine_interrupted; kind++) {
+        run_kind(bench, (enum wait_kind)kind, &counts, &samples);
+        rows += bench->report.tables[kind].rows_count;
     }
-    return error;
+    add_notes(bench, largest(&counts));
+    return rows > 0 ? 0 : -EIO;
 }
 
 static const char *

@@ -33,11 +33,13 @@ struct signal_state {
 
 /** Takes signals off the queue until there are none. */
 static void
-signals_drop(struct signal_state *state)
+signals_drop(struct wait_run *run)
 {
+    const struct signal_state *state = run->state;
     const struct timespec at_once = {0, 0};
-    while (sigtimedwait(&state->waited, NULL, &at_once) > 0)
-        continue;
+    do {
+        run->syscalls++;
+    } while (sigtimedwait(&state->waited, NULL, &at_once) > 0);
 }
 
 static int
@@ -92,7 +94,8 @@ read_everything(struct wait_run *run)
 {
     struct signal_state *state = run->state;
     run->overflows++;
-    signals_drop(state);
+    signals_drop(run);
+    run->syscalls++;
     int left = poll(state->everything, run->set->count, 0);
     for (uint32_t i = 0; left > 0 && i < run->set->count; i++) {
         if (state->everything[i].revents == 0)
@@ -163,7 +166,7 @@ signal_close(struct wait_run *run)
     struct signal_state *state = run->state;
     for (uint32_t i = 0; i < run->set->count; i++)
         fcntl(run->set->readers[i], F_SETFL, O_NONBLOCK);
-    signals_drop(state);
+    signals_drop(run);
     pthread_sigmask(SIG_SETMASK, &state->before, NULL);
     if (state->fd >= 0)
         close(state->fd);

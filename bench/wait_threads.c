@@ -12,6 +12,7 @@
 #include <linux/time_types.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -30,6 +31,13 @@
 /** Threads may take this share of the memory that is free: 1 / MEMORY_SHARE. */
 #define MEMORY_SHARE 4u
 
+/** Threads begin in such groups: thousands that want to run at once keep each other from it. */
+#define BEGIN_TOGETHER 256u
+
+/** Its handler does nothing, but without SA_RESTART a read ends when it comes. */
+#define STOP_SIGNAL (SIGRTMIN + 4)
+#define STOP_AGAIN_NS 10000000
+
 struct threads_state;
 
 struct reader {
@@ -43,6 +51,7 @@ struct threads_state {
     pthread_attr_t attributes;
     atomic_uint started;
     atomic_int error;
+    atomic_bool stopping;
     unsigned count, most;
     struct reader readers[];
 };
@@ -53,7 +62,6 @@ wake_maker(struct wait_run *run)
     syscall(SYS_futex, &run->outstanding, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
-/** Is cancelled in its read. */
 static void *
 reader_main(void *argument)
 {
@@ -63,19 +71,26 @@ reader_main(void *argument)
     const int fd = run->set->readers[reader->index];
     char bytes[WAIT_READ_BYTES];
     atomic_fetch_add(&state->started, 1);
-    for (;;) {
+    while (!atomic_load_explicit(&state->stopping, memory_order_relaxed)) {
         const ssize_t got = read(fd, bytes, sizeof bytes);
         if (got < 0 && errno == EINTR)
             continue;
         if (got != 1 || !run->set->ready[reader->index]) {
             atomic_store(&state->error, got < 0 ? -errno : -EPROTO);
             wake_maker(run);
-            return NULL;
+            break;
         }
         run->set->ready[reader->index] = 0;
         if (atomic_fetch_sub(&run->outstanding, 1) == 1)
             wake_maker(run);
     }
+    return NULL;
+}
+
+static void
+on_stop(int number)
+{
+    (void)number;
 }
 
 /** How many threads the memory allows. A container's limit kills; so it counts too. */
@@ -139,6 +154,14 @@ blocking_open(struct wait_run *run)
     return threads_open_with(run, 1, -1);
 }
 
+/** Waits until all of them have begun: they are in their read then, or about to be. */
+static void
+begin_all(const struct threads_state *state)
+{
+    while (atomic_load(&state->started) < state->count && !machine_interrupted)
+        machine_sleep_ms(1);
+}
+
 static int
 threads_add(struct wait_run *run, uint32_t index)
 {
@@ -152,16 +175,15 @@ threads_add(struct wait_run *run, uint32_t index)
     if (error != 0)
         return error == ENOMEM ? -EAGAIN : -error;
     state->count++;
+    if (state->count % BEGIN_TOGETHER == 0)
+        begin_all(state);
     return 0;
 }
 
-/** Until all of them have begun: the last ones to do so are then about to read. */
 static int
 threads_settle(struct wait_run *run)
 {
-    struct threads_state *state = run->state;
-    while (atomic_load(&state->started) < state->count && !machine_interrupted)
-        machine_sleep_ms(1);
+    begin_all(run->state);
     return 0;
 }
 
@@ -180,14 +202,30 @@ threads_wait(struct wait_run *run)
     return error;
 }
 
+/** A signal ends the read; again if it came just before the read, where it does nothing. */
+static void
+reader_stop(const struct reader *reader)
+{
+    struct timespec until;
+    do {
+        pthread_kill(reader->thread, STOP_SIGNAL);
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += STOP_AGAIN_NS;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+    } while (pthread_timedjoin_np(reader->thread, NULL, &until) == ETIMEDOUT);
+}
+
 static void
 threads_close(struct wait_run *run)
 {
     struct threads_state *state = run->state;
+    struct sigaction action = {.sa_handler = on_stop}, before;
+    sigaction(STOP_SIGNAL, &action, &before);
+    atomic_store(&state->stopping, true);
     for (unsigned i = 0; i < state->count; i++)
-        pthread_cancel(state->readers[i].thread);
-    for (unsigned i = 0; i < state->count; i++)
-        pthread_join(state->readers[i].thread, NULL);
+        reader_stop(&state->readers[i]);
+    sigaction(STOP_SIGNAL, &before, NULL);
     pthread_attr_destroy(&state->attributes);
     free(state);
 }
