@@ -176,7 +176,7 @@ measure_rounds(const struct bench *bench, struct slice *slice, uint32_t count, d
     const uint64_t ns = slice_ns(bench);
     const uint64_t warm_begin = machine_now_ns();
     int64_t rounds = rounds_for(slice, count, ns / 8, 1);
-    if (rounds < 0)
+    if (rounds <= 0)
         return (int)rounds;
     const uint64_t round_ns = (machine_now_ns() - warm_begin) / (uint64_t)rounds;
     const uint64_t at_once = 1 + LOOK_NS / (round_ns + 1);
@@ -348,9 +348,11 @@ run_combination(struct bench *bench, uint32_t active, struct bench_samples *samp
         else if (!isnan(bench_estimate(samples, i, CPU_NS).median))
             add_row(bench, samples, i, &subjects[i]);
     }
+    const struct estimate control = bench_ratio(samples, count - 1, EPOLL, CPU_NS);
     char name[64];
     snprintf(name, sizeof name, "epoll, %u %s, %u ready", set.count, kind_names[set.kind], active);
-    report_control(&bench->report, name, bench_ratio(samples, count - 1, EPOLL, CPU_NS));
+    if (!isnan(control.median))
+        report_control(&bench->report, name, control);
 }
 
 /* ---- the case ---------------------------------------------------------------------------------

@@ -142,11 +142,11 @@ shuffle(uint32_t *order, uint32_t count)
     uint64_t state = SHUFFLE_SEED;
     for (uint32_t i = 0; i < count; i++)
         order[i] = i;
-    for (uint32_t i = count - 1; i > 0; i--) {
+    for (uint32_t i = count; i > 1; i--) {
         state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
-        const uint32_t j = (uint32_t)(state >> 33) % (i + 1);
-        const uint32_t index = order[i];
-        order[i] = order[j];
+        const uint32_t j = (uint32_t)(state >> 33) % i;
+        const uint32_t index = order[i - 1];
+        order[i - 1] = order[j];
         order[j] = index;
     }
 }
@@ -159,13 +159,12 @@ set_allocate(struct wait_set *set)
     set->writers = malloc(set->active * sizeof *set->writers);
     set->order = malloc(most * sizeof *set->order);
     set->ready = calloc(most, 1);
-    if (set->readers == NULL || set->writers == NULL || set->order == NULL || set->ready == NULL)
-        return -ENOMEM;
-    for (uint32_t i = 0; i < most; i++)
+    for (uint32_t i = 0; i < most && set->readers != NULL; i++)
         set->readers[i] = -1;
-    for (uint32_t i = 0; i < set->active; i++)
+    for (uint32_t i = 0; i < set->active && set->writers != NULL; i++)
         set->writers[i] = -1;
-    return 0;
+    const bool all = set->readers != NULL && set->writers != NULL && set->order != NULL;
+    return all && set->ready != NULL ? 0 : -ENOMEM;
 }
 
 /** ends[0] is to be waited for, ends[1] to be written to. */
