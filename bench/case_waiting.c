@@ -34,8 +34,10 @@
 /** Rounds of events between two looks at the clock take about this long. */
 #define LOOK_NS 20000u
 
-/** The clock of a process sums up all its threads: a slice lasts this many times as long. */
-#define CLOCK_COSTS_MIN 100u
+/** The clock of a process sums up all its threads, and takes its time. A slice lasts this many
+ * times as long; and if less of it was processor time than the second, it says nothing. */
+#define CLOCK_COSTS_WANTED 100u
+#define CLOCK_COSTS_MIN 20u
 
 enum metric { CPU_NS, WALL_NS, SYSCALLS, OVERFLOWS, SPURIOUS, REGISTERED, REGISTER_NS, METRICS };
 
@@ -158,22 +160,22 @@ rounds_for(struct slice *slice, uint32_t count, uint64_t ns, uint64_t at_once)
     return rounds;
 }
 
-/** How long the slice must be for reading the process's clock twice not to matter. */
 static uint64_t
-slice_ns(const struct bench *bench)
+clock_cost_ns(void)
 {
     const uint64_t begin = machine_now_ns();
     machine_cpu_ns();
-    const uint64_t least = (machine_now_ns() - begin) * CLOCK_COSTS_MIN;
-    const uint64_t wanted = (uint64_t)(bench->options.seconds * 1e9);
-    return wanted > least ? wanted : least;
+    return machine_now_ns() - begin;
 }
 
+/** Leaves the metrics as they are if others took so much of the slice that the clock shows. */
 static int
 measure_rounds(const struct bench *bench, struct slice *slice, uint32_t count, double *metrics)
 {
     struct wait_run *run = &slice->run;
-    const uint64_t ns = slice_ns(bench);
+    const uint64_t clock_ns = clock_cost_ns(), least = clock_ns * CLOCK_COSTS_WANTED;
+    const uint64_t wanted = (uint64_t)(bench->options.seconds * 1e9);
+    const uint64_t ns = wanted > least ? wanted : least;
     const uint64_t warm_begin = machine_now_ns();
     int64_t rounds = rounds_for(slice, count, ns / 8, 1);
     if (rounds <= 0)
@@ -183,12 +185,12 @@ measure_rounds(const struct bench *bench, struct slice *slice, uint32_t count, d
     run->syscalls = run->overflows = run->spurious = 0;
     const uint64_t cpu = machine_cpu_ns(), wall = machine_now_ns();
     rounds = rounds_for(slice, count, ns, at_once);
-    const uint64_t wall_end = machine_now_ns(), cpu_end = machine_cpu_ns();
-    if (rounds < 0)
-        return (int)rounds;
+    const uint64_t wall_ns = machine_now_ns() - wall, cpu_ns = machine_cpu_ns() - cpu;
+    if (rounds < 0 || cpu_ns < clock_ns * CLOCK_COSTS_MIN)
+        return rounds < 0 ? (int)rounds : 0;
     const double events = (double)rounds * count;
-    metrics[CPU_NS] = (double)(cpu_end - cpu) / events;
-    metrics[WALL_NS] = (double)(wall_end - wall) / events;
+    metrics[CPU_NS] = (double)cpu_ns / events;
+    metrics[WALL_NS] = (double)wall_ns / events;
     metrics[SYSCALLS] = (double)run->syscalls / events;
     metrics[OVERFLOWS] = (double)run->overflows;
     metrics[SPURIOUS] = (double)run->spurious;
@@ -351,6 +353,9 @@ run_combination(struct bench *bench, uint32_t active, struct bench_samples *samp
             failed[set.kind][contestant - contestants] = true;
         else if (!isnan(bench_estimate(samples, i, CPU_NS).median))
             add_row(bench, samples, i, &subjects[i]);
+        else if (!machine_interrupted)
+            report_note(&bench->report, "%s, %u %s: no slice worth it beside what else ran here",
+                        subjects[i].name, set.count, kind_names[set.kind]);
     }
     const struct estimate control = bench_ratio(samples, count - 1, EPOLL, CPU_NS);
     char name[64];
