@@ -18,7 +18,7 @@
 #include "report.h"
 #include "statistics.h"
 
-#define BENCH_NUMBERS_MAX 16u
+#define BENCH_NUMBERS_MAX 32u
 #define BENCH_SUBJECTS_MAX 192u
 #define BENCH_METRICS_MAX 16u
 

@@ -130,7 +130,7 @@ conns_choose(struct bench *bench, uint32_t most)
 static uint32_t
 conns_that_fit(struct bench *bench, unsigned parts)
 {
-    const uint64_t free_bytes = machine_memory_free();
+    const uint64_t free_bytes = machine_memory_available_bytes();
     uint64_t all = 0;
     for (unsigned i = 0; i < bench->options.connections.count; i++)
         all += bench->options.connections.values[i];

@@ -14,6 +14,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+/** Paths longer than this are cut off, and then not found. */
+#define PATH_BYTES 512
+
 volatile sig_atomic_t machine_interrupted;
 
 static void
@@ -160,10 +163,57 @@ meminfo(const char *key)
     return bytes;
 }
 
-uint64_t
-machine_memory_free(void)
+/** The number in a file of one line; UINT64_MAX when it is no number ("max") or not there. */
+static uint64_t
+number_in(const char *directory, const char *name)
 {
-    return meminfo("MemAvailable:");
+    char path[PATH_BYTES + 64], line[64] = "";
+    unsigned long long number = UINT64_MAX;
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/%s", directory, name);
+    FILE *file = fopen(path, "re");
+    if (file == NULL)
+        return UINT64_MAX;
+    if (fgets(line, sizeof line, file) == NULL || sscanf(line, "%llu", &number) != 1)
+        number = UINT64_MAX;
+    fclose(file);
+    return number;
+}
+
+/** What the control groups (version 2) of this process, from its own up to the root, leave it. */
+static uint64_t
+group_memory_left(void)
+{
+    char line[PATH_BYTES] = "";
+    uint64_t left = UINT64_MAX;
+    FILE *file = fopen("/proc/self/cgroup", "re");
+    if (file == NULL)
+        return left;
+    while (fgets(line, sizeof line, file) != NULL && strncmp(line, "0::", 3) != 0)
+        line[0] = '\0';
+    fclose(file);
+    if (line[0] == '\0')
+        return left;
+    char *path = line + 3;
+    path[strcspn(path, "\n")] = '\0';
+    for (;;) {
+        const uint64_t most = number_in(path, "memory.max");
+        const uint64_t used = number_in(path, "memory.current");
+        if (most != UINT64_MAX && used != UINT64_MAX) {
+            const uint64_t here = most > used ? most - used : 0;
+            left = here < left ? here : left;
+        }
+        char *slash = strrchr(path, '/');
+        if (slash == NULL)
+            return left;
+        *slash = '\0';
+    }
+}
+
+uint64_t
+machine_memory_available_bytes(void)
+{
+    const uint64_t bytes = meminfo("MemAvailable:"), left = group_memory_left();
+    return bytes < left ? bytes : left;
 }
 
 uint64_t

@@ -57,8 +57,11 @@ struct machine_memory {
 /** Reads it exactly (smaps_rollup, not the rounded counters of statm). `pid` 0: self. 0, -errno. */
 int machine_memory_get(pid_t pid, struct machine_memory *memory);
 
-/** Bytes that could be allocated now without anybody else losing theirs; 0: cannot be read. */
-uint64_t machine_memory_free(void);
+/**
+ * Bytes that may be used without anybody having to go short: what the kernel says is available, or
+ * what the control groups of this process leave it, if that is less. 0 when it cannot be read.
+ */
+uint64_t machine_memory_available_bytes(void);
 
 /** Bytes in the kernel's slab caches, whole machine; 0 when it cannot be read. */
 uint64_t machine_slab_bytes(void);

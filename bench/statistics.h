@@ -36,6 +36,16 @@ estimate_none(void)
     return (struct estimate){NAN, NAN, NAN, NAN, 0};
 }
 
+/** The same in another unit. */
+static inline struct estimate
+estimate_scaled(struct estimate estimate, double factor)
+{
+    estimate.median *= factor;
+    estimate.low *= factor;
+    estimate.high *= factor;
+    return estimate;
+}
+
 /**
  * The median of `values` with the narrowest interval of order statistics whose coverage is at least
  * 95 %: the sign test turned round, true for any distribution. With fewer than six rounds no such
