@@ -14,10 +14,11 @@
     row(claim)     \
     row(waiting)   \
     row(echo)      \
+    row(table)     \
+    row(scan)      \
     row(idle)      \
     row(receive)   \
-    row(send)      \
-    row(table)
+    row(send)
 /* clang-format on */
 
 #define DECLARE(name) extern const struct bench_case bench_case_##name;
