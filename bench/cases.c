@@ -14,6 +14,7 @@
     row(claim)     \
     row(waiting)   \
     row(echo)      \
+    row(memory)    \
     row(table)     \
     row(scan)      \
     row(idle)      \
