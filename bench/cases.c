@@ -17,6 +17,7 @@
     row(memory)    \
     row(table)     \
     row(scan)      \
+    row(sharing)   \
     row(idle)      \
     row(receive)   \
     row(send)
