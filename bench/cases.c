@@ -16,6 +16,7 @@
     row(echo)      \
     row(memory)    \
     row(table)     \
+    row(pool)      \
     row(scan)      \
     row(sharing)   \
     row(idle)      \
