@@ -19,6 +19,7 @@
     row(pool)      \
     row(scan)      \
     row(sharing)   \
+    row(timers)    \
     row(idle)      \
     row(receive)   \
     row(send)
