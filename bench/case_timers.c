@@ -317,7 +317,8 @@ players_open(struct bench *bench, struct player *players)
             continue;
         bench_progress(bench, "%u connections: %s", on.count, way->name);
         *player = (struct player){.way = way};
-        const int error = way->open(on.count, &player->state);
+        const bool enough = machine_descriptors_free() >= way->descriptors;
+        const int error = enough ? way->open(on.count, &player->state) : -EMFILE;
         if (error != 0) {
             report_note(&bench->report, "%s was left out at %u connections: %s", way->name,
                         on.count, strerror(-error));

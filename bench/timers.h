@@ -17,6 +17,9 @@
 /** A timeout, in seconds or ticks, that nobody reaches while measuring. */
 #define TIMERS_IDLE 1000u
 
+/** What a library's loop may open for itself: queues, pipes and the like, 4 to 6 of them. */
+#define TIMERS_LOOP_DESCRIPTORS 16u
+
 struct timers_way {
     const char *name;
 
@@ -39,7 +42,8 @@ struct timers_way {
     /** How many connections have a timeout armed. */
     uint32_t (*armed)(void *state);
 
-    bool at_head; /**< a sweep looks at the first ones only, however many there are */
+    uint32_t descriptors; /**< that must be free to open it: libraries end the program without */
+    bool at_head;         /**< a sweep looks at the first ones only, however many there are */
 
     /** Why it cannot be measured, for the report; NULL: it can. */
     const char *missing;

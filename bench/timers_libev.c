@@ -114,6 +114,7 @@ const struct timers_way timers_libev = {
     .age = libev_age,
     .sweep = libev_sweep,
     .armed = libev_armed,
+    .descriptors = TIMERS_LOOP_DESCRIPTORS,
     .at_head = true,
 #else
     .missing = "this program was built without libev",

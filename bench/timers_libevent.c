@@ -192,7 +192,8 @@ libevent_armed(void *state)
 
 #define LIBEVENT(opening)                                                                          \
     .open = opening, .close = libevent_close, .arm = libevent_arm, .age = libevent_age,            \
-    .sweep = libevent_sweep, .armed = libevent_armed, .at_head = true
+    .sweep = libevent_sweep, .armed = libevent_armed, .descriptors = TIMERS_LOOP_DESCRIPTORS,      \
+    .at_head = true
 #else
 #define LIBEVENT(opening) .missing = "this program was built without libevent"
 #endif

@@ -117,6 +117,7 @@ const struct timers_way timers_libuv = {
     .age = libuv_age,
     .sweep = libuv_sweep,
     .armed = libuv_armed,
+    .descriptors = TIMERS_LOOP_DESCRIPTORS,
     .at_head = true,
 #else
     .missing = "this program was built without libuv",
