@@ -128,9 +128,9 @@ SCAN
 scan_list(bool visit)
 {
     struct found found = {0, 0};
-    const struct object *object;
-    TAILQ_FOREACH(object, &on.list, link)
-    {
+    /* Written out: analysers that do not see into the macro think `object` is never set. */
+    for (const struct object *object = TAILQ_FIRST(&on.list); object != NULL;
+         object = TAILQ_NEXT(object, link)) {
         found.count++;
         found.sum += visit ? object->index : (uintptr_t)object;
     }

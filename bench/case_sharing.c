@@ -9,9 +9,9 @@
  * The scale for each is the same thread with the other one away. And `ping-pong`: one word that the
  * two hand to and fro, which is how long a line needs from core to core.
  *
- * What it cannot show: the loops do nothing else, some 0.3 ns a turn for plain loads and stores, so the
- * ratios are the worst there can be; a program has other work between, look at the nanoseconds. Two
- * CPUs of one socket, and in a virtual machine the host decides which cores they are.
+ * What it cannot show: the loops do nothing else, some 0.3 ns a turn for plain loads and stores, so
+ * the ratios are the worst there can be; a program has other work between: look at the nanoseconds.
+ * Two CPUs of one socket, and in a virtual machine the host decides which cores they are.
  *
  * SPDX-License-Identifier: MIT
  */

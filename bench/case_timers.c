@@ -273,7 +273,7 @@ measure_players(struct bench *bench, struct player *players, unsigned count, boo
                 struct results *results)
 {
     static struct bench_samples samples;
-    struct bench_subject subjects[SUBJECTS];
+    struct bench_subject subjects[SUBJECTS] = {{.name = NULL}};
     char name[REPORT_NAME_BYTES + 16];
     for (unsigned i = 0; i < count; i++)
         subjects[i] = (struct bench_subject){.name = players[i].way->name,

@@ -194,6 +194,7 @@ struct conn {
     unsigned char rest[40];
 };
 
+/* Walks are written out: analysers that do not see into TAILQ_FOREACH think nothing is set. */
 TAILQ_HEAD(conns, conn);
 
 struct lists {
@@ -241,10 +242,10 @@ static uint32_t
 lists_armed(void *state)
 {
     const struct lists *lists = state;
-    const struct conn *conn;
     uint32_t armed = 0;
-    TAILQ_FOREACH(conn, &lists->list, link)
-    armed += lists->now - conn->active < TIMERS_IDLE;
+    for (const struct conn *conn = TAILQ_FIRST(&lists->list); conn != NULL;
+         conn = TAILQ_NEXT(conn, link))
+        armed += lists->now - conn->active < TIMERS_IDLE;
     return armed;
 }
 
@@ -276,9 +277,8 @@ static void
 lru_sweep(void *state)
 {
     const struct lists *lists = state;
-    const struct conn *conn;
-    TAILQ_FOREACH(conn, &lists->list, link)
-    {
+    for (const struct conn *conn = TAILQ_FIRST(&lists->list); conn != NULL;
+         conn = TAILQ_NEXT(conn, link)) {
         if (lists->now - conn->active < TIMERS_IDLE)
             return;
         timers_expired(conn->number);
@@ -316,9 +316,8 @@ static void
 swept_sweep(void *state)
 {
     const struct lists *lists = state;
-    const struct conn *conn;
-    TAILQ_FOREACH(conn, &lists->list, link)
-    {
+    for (const struct conn *conn = TAILQ_FIRST(&lists->list); conn != NULL;
+         conn = TAILQ_NEXT(conn, link)) {
         if (lists->now - conn->active >= TIMERS_IDLE)
             timers_expired(conn->number);
     }
