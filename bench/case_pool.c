@@ -47,9 +47,13 @@ variant(unsigned at)
 
 #define NO_SUBJECT UINT32_MAX
 
+/** malloc's pair and berth's: every ratio rests on the one, and its state on who came before. */
+#define CONTROLS_MAX 2u
+
 struct subjects {
     unsigned count;
-    unsigned control, controlled;           /**< NO_SUBJECT: none */
+    unsigned controls;                      /**< how many are measured once more: the last ones */
+    unsigned controlled[CONTROLS_MAX];      /**< and what they repeat */
     unsigned baselines[BENCH_SUBJECTS_MAX]; /**< the number of malloc's; NO_SUBJECT */
     char names[BENCH_SUBJECTS_MAX][REPORT_NAME_BYTES];
     struct bench_work works[BENCH_SUBJECTS_MAX];
@@ -121,15 +125,14 @@ choose(const struct bench *bench, struct subjects *subjects)
             add_pass(subjects, POOL_WAY_BERTH, own_passes[i].pass, has_malloc ? 0 : NO_SUBJECT);
         snprintf(subjects->names[at], REPORT_NAME_BYTES, "%s", own_passes[i].name);
     }
-    subjects->control = subjects->controlled = NO_SUBJECT;
-    if (subjects->count == 0)
-        return;
-    /* berth's pair, if it is there: what state malloc is in depends on who came before. */
-    subjects->controlled = has_malloc && is_measured(bench, POOL_WAY_BERTH) ? 1 : 0;
-    const unsigned way = subjects->list[subjects->controlled].parameter;
-    subjects->control =
-        add_pass(subjects, way, subjects->works[subjects->controlled].pass, NO_SUBJECT);
-    snprintf(subjects->names[subjects->control], REPORT_NAME_BYTES, "once more");
+    /* The first ones are malloc's pair and berth's, of those that are measured. */
+    subjects->controls = subjects->count < CONTROLS_MAX ? subjects->count : CONTROLS_MAX;
+    for (unsigned i = 0; i < subjects->controls; i++) {
+        subjects->controlled[i] = i;
+        const unsigned at =
+            add_pass(subjects, subjects->list[i].parameter, subjects->works[i].pass, NO_SUBJECT);
+        snprintf(subjects->names[at], REPORT_NAME_BYTES, "once more");
+    }
 }
 
 static struct estimate
@@ -140,16 +143,24 @@ ratio_to_baseline(const struct bench_samples *samples, const struct subjects *su
     return baseline != NO_SUBJECT ? bench_ratio(samples, at, baseline, metric) : estimate_none();
 }
 
-static void
-add_control(struct bench *bench, const struct bench_samples *samples,
-            const struct subjects *subjects, uint32_t bytes)
+/** How many there are without the controls. */
+static unsigned
+contestants(const struct subjects *subjects)
 {
-    char name[REPORT_NAME_BYTES + 32];
-    if (subjects->control == NO_SUBJECT)
-        return;
-    snprintf(name, sizeof name, "%s, %u bytes", subjects->names[subjects->controlled], bytes);
-    report_control(&bench->report, name,
-                   bench_ratio(samples, subjects->control, subjects->controlled, 0));
+    return subjects->count - subjects->controls;
+}
+
+static void
+add_controls(struct bench *bench, const struct bench_samples *samples,
+             const struct subjects *subjects, const char *where, uint32_t bytes)
+{
+    for (unsigned i = 0; i < subjects->controls; i++) {
+        char name[REPORT_NAME_BYTES + 48];
+        const unsigned what = subjects->controlled[i];
+        snprintf(name, sizeof name, "%s%s, %u bytes", subjects->names[what], where, bytes);
+        report_control(&bench->report, name,
+                       bench_ratio(samples, contestants(subjects) + i, what, 0));
+    }
 }
 
 static void
@@ -158,17 +169,17 @@ measure_here(struct bench *bench, struct bench_samples *samples, uint32_t bytes)
     static struct subjects subjects;
     choose(bench, &subjects);
     bench_rounds(bench, subjects.list, subjects.count, samples);
-    for (unsigned i = 0; i < subjects.count; i++) {
+    for (unsigned i = 0; i < contestants(&subjects); i++) {
         struct estimate values[COLUMNS] = {
             estimate_exact(bytes),
             bench_estimate(samples, i, BENCH_WORK_NS),
             ratio_to_baseline(samples, &subjects, i, BENCH_WORK_NS),
         };
         bench_work_estimates(samples, i, values + COLUMNS_OWN);
-        if (i != subjects.control && !isnan(values[1].median))
+        if (!isnan(values[1].median)) /* left out, or interrupted before its turn came */
             report_row(&bench->report, subjects.names[i], values);
     }
-    add_control(bench, samples, &subjects, bytes);
+    add_controls(bench, samples, &subjects, "", bytes);
 }
 
 /* ---- on two threads -----------------------------------------------------------------------------
@@ -200,19 +211,18 @@ measure_across(struct bench *bench, struct bench_samples *samples, uint32_t byte
 {
     static struct subjects subjects;
     subjects.count = 0;
-    subjects.control = subjects.controlled = NO_SUBJECT;
     for (unsigned i = 0; i < pool_ways_count; i++) {
         const unsigned way = i < 2 ? 1 - i : i;
         if (is_measured(bench, way))
             add_way(&subjects, &pool_ways[way], pool_ways[way].name);
     }
-    if (subjects.count > 0) {
-        subjects.controlled = subjects.count > 1 ? 1 : 0; /* berth, if it is there */
-        subjects.control =
-            add_way(&subjects, subjects.list[subjects.controlled].context, "once more");
+    subjects.controls = subjects.count < CONTROLS_MAX ? subjects.count : CONTROLS_MAX;
+    for (unsigned i = 0; i < subjects.controls; i++) {
+        subjects.controlled[i] = i;
+        add_way(&subjects, subjects.list[i].context, "once more");
     }
     bench_rounds(bench, subjects.list, subjects.count, samples);
-    for (unsigned i = 0; i < subjects.count; i++) {
+    for (unsigned i = 0; i < contestants(&subjects); i++) {
         const struct estimate values[REMOTE_COLUMNS] = {
             estimate_exact(bytes),
             bench_estimate(samples, i, POOL_REMOTE_NS),
@@ -221,10 +231,10 @@ measure_across(struct bench *bench, struct bench_samples *samples, uint32_t byte
             bench_median(samples, i, POOL_REMOTE_GIVE_NS),
             bench_median(samples, i, POOL_REMOTE_TURN_NS),
         };
-        if (i != subjects.control && !isnan(values[1].median))
+        if (!isnan(values[1].median)) /* left out, or interrupted before its turn came */
             report_row(&bench->report, subjects.names[i], values);
     }
-    add_control(bench, samples, &subjects, bytes);
+    add_controls(bench, samples, &subjects, " remote", bytes);
 }
 
 /* ---- the case -----------------------------------------------------------------------------------

@@ -303,14 +303,19 @@ static const struct report_column columns[] = {
 
 static const struct report_column line_columns[] = {{"one_way_ns", "ns\none way", 1}};
 
-/** Each way alone and at each distance, ping-pong, and the control. */
-#define SUBJECTS (WAYS * (1 + STRIDES) + 2)
+/** The first way at its nearest, where the two disturb each other, and at its farthest. */
+#define CONTROLS_MAX 2u
+
+/** Each way alone and at each distance, ping-pong, and the controls. */
+#define SUBJECTS (WAYS * (1 + STRIDES) + 1 + CONTROLS_MAX)
 
 _Static_assert(SUBJECTS <= BENCH_SUBJECTS_MAX, "they are all measured in the same rounds");
 
 struct subjects {
     unsigned count;
-    unsigned ping_pong, control, controlled; /**< their numbers; `count`: none */
+    unsigned ping_pong;                /**< its number; UINT32_MAX: none */
+    unsigned controls;                 /**< how many are measured once more: the last ones */
+    unsigned controlled[CONTROLS_MAX]; /**< and what they repeat */
     struct plan plans[SUBJECTS];
     unsigned alone[SUBJECTS]; /**< the number of the one to compare with */
     struct bench_subject list[SUBJECTS];
@@ -339,14 +344,34 @@ choose(const struct bench *bench, struct subjects *subjects, bool two)
             add(subjects, ways[i].name, &ways[i], strides[j], alone);
     }
     const unsigned counting = subjects->count;
-    subjects->ping_pong = subjects->control = UINT32_MAX;
+    subjects->ping_pong = UINT32_MAX;
     if (two && bench_wants(bench, "ping-pong"))
         subjects->ping_pong = add(subjects, "ping-pong", NULL, 0, counting);
-    /* The first way's last distance: two threads, and nothing that should disturb them. */
-    subjects->controlled = counting == 0 ? subjects->ping_pong : two ? STRIDES : 0;
-    if (subjects->count > 0) {
-        const struct plan *again = &subjects->plans[subjects->controlled];
-        subjects->control = add(subjects, "once more", again->way, again->stride, 0);
+    if (counting == 0 && subjects->count > 0)
+        subjects->controlled[subjects->controls++] = subjects->ping_pong;
+    else if (counting > 0)
+        subjects->controlled[subjects->controls++] = two ? 1 : 0;
+    if (counting > 0 && two)
+        subjects->controlled[subjects->controls++] = STRIDES;
+    for (unsigned i = 0; i < subjects->controls; i++) {
+        const struct plan again = subjects->plans[subjects->controlled[i]];
+        add(subjects, "once more", again.way, again.stride, 0);
+    }
+}
+
+static void
+add_controls(struct bench *bench, const struct bench_samples *samples,
+             const struct subjects *subjects)
+{
+    for (unsigned i = 0; i < subjects->controls; i++) {
+        char name[REPORT_NAME_BYTES + 24];
+        const unsigned what = subjects->controlled[i];
+        const uint32_t stride = subjects->plans[what].stride;
+        snprintf(name, sizeof name, "%s", subjects->list[what].name);
+        if (stride > 0)
+            snprintf(name, sizeof name, "%s, %u apart", subjects->list[what].name, stride);
+        report_control(&bench->report, name,
+                       bench_ratio(samples, subjects->count - subjects->controls + i, what, NS));
     }
 }
 
@@ -355,9 +380,9 @@ add_tables(struct bench *bench, const struct bench_samples *samples,
            const struct subjects *subjects)
 {
     report_table_begin(&bench->report, "sharing", columns, COLUMNS);
-    for (unsigned i = 0; i < subjects->count; i++) {
+    for (unsigned i = 0; i < subjects->count - subjects->controls; i++) {
         const uint32_t stride = subjects->plans[i].stride;
-        if (i == subjects->ping_pong || i == subjects->control)
+        if (i == subjects->ping_pong)
             continue;
         const struct estimate values[COLUMNS] = {
             stride > 0 ? estimate_exact(stride) : estimate_none(),
@@ -375,9 +400,7 @@ add_tables(struct bench *bench, const struct bench_samples *samples,
         if (!isnan(one_way.median))
             report_row(&bench->report, "ping-pong", &one_way);
     }
-    if (subjects->control != UINT32_MAX)
-        report_control(&bench->report, subjects->list[subjects->controlled].name,
-                       bench_ratio(samples, subjects->control, subjects->controlled, NS));
+    add_controls(bench, samples, subjects);
 }
 
 static int
