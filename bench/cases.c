@@ -10,19 +10,19 @@
 
 /* clang-format off */
 #define CASES(row) \
+    row(memory)    \
     row(lookup)    \
     row(claim)     \
     row(waiting)   \
     row(echo)      \
-    row(memory)    \
-    row(table)     \
-    row(pool)      \
-    row(scan)      \
-    row(sharing)   \
-    row(timers)    \
     row(idle)      \
     row(receive)   \
-    row(send)
+    row(send)      \
+    row(table)     \
+    row(pool)      \
+    row(timers)    \
+    row(scan)      \
+    row(sharing)
 /* clang-format on */
 
 #define DECLARE(name) extern const struct bench_case bench_case_##name;

@@ -176,12 +176,6 @@ void lookup_set_fini(struct lookup_set *set);
 /** Bytes per connection that the parts need, roughly: to know what fits before it is built. */
 uint64_t lookup_bytes_per_conn(unsigned parts);
 
-/** Random numbers that are the same in every run: below `limit`, which is not 0. */
-uint32_t lookup_random(uint64_t *state, uint32_t limit);
-
-/** Puts `count` values into random order. */
-void lookup_shuffle(uint32_t *values, uint32_t count, uint64_t *state);
-
 /* ---- handling an event ------------------------------------------------------------------------
  */
 

@@ -10,34 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "random.h"
+
 _Static_assert(sizeof(struct lookup_state) <= BERTH_SLOT_PAYLOAD_BYTES, "the state fits a slot");
 _Static_assert(sizeof(struct lookup_object) == 192, "three cache lines");
-
-/** Everything random comes from this, so that every run sees the same connections. */
-#define SEED UINT64_C(20260)
-
-uint32_t
-lookup_random(uint64_t *state, uint32_t limit)
-{
-    /* An additive counter through a mixer: each 64-bit number comes once in a period. */
-    *state += UINT64_C(0x9e3779b97f4a7c15);
-    uint64_t mixed = *state;
-    mixed = (mixed ^ (mixed >> 32)) * UINT64_C(0xd6e8feb86659fd93);
-    mixed = (mixed ^ (mixed >> 32)) * UINT64_C(0xd6e8feb86659fd93);
-    mixed ^= mixed >> 32;
-    return (uint32_t)(((mixed & UINT32_MAX) * (uint64_t)limit) >> 32);
-}
-
-void
-lookup_shuffle(uint32_t *values, uint32_t count, uint64_t *state)
-{
-    for (uint32_t i = count; i > 1; i--) {
-        const uint32_t j = lookup_random(state, i);
-        const uint32_t value = values[i - 1];
-        values[i - 1] = values[j];
-        values[j] = value;
-    }
-}
 
 /* ---- laying out --------------------------------------------------------------------------------
  */
@@ -117,7 +93,7 @@ build_parts(struct lookup_set *set, const uint32_t *order)
 int
 lookup_set_build(struct lookup_set *set, const uint32_t *indices, uint32_t conns, unsigned parts)
 {
-    uint64_t random = SEED;
+    uint64_t random = RANDOM_SEED;
     memset(set, 0, sizeof *set);
     set->indices = indices;
     set->conns = conns;
@@ -131,9 +107,7 @@ lookup_set_build(struct lookup_set *set, const uint32_t *indices, uint32_t conns
     uint32_t *order = malloc(conns * sizeof *order);
     if (order == NULL)
         return -ENOMEM;
-    for (uint32_t i = 0; i < conns; i++)
-        order[i] = i;
-    lookup_shuffle(order, conns, &random);
+    random_order(order, conns, &random);
     const int error = build_parts(set, order);
     free(order);
     return error;
@@ -180,13 +154,11 @@ can_carry(const struct lookup_set *set, enum lookup_carried what)
 int
 lookup_set_activate(struct lookup_set *set, uint32_t active)
 {
-    uint64_t random = SEED + 1;
+    uint64_t random = RANDOM_SEED + 1; /* another order than that of the heap */
     uint32_t *order = malloc(set->conns * sizeof *order);
     if (order == NULL)
         return -ENOMEM;
-    for (uint32_t i = 0; i < set->conns; i++)
-        order[i] = i;
-    lookup_shuffle(order, set->conns, &random);
+    random_order(order, set->conns, &random);
     set->active = active < set->conns ? active : set->conns;
     int error = 0;
     for (unsigned what = 0; what < LOOKUP_CARRIES && error == 0; what++) {
