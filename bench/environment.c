@@ -23,6 +23,7 @@
 
 #include "machine.h"
 #include "server.h"
+#include "text.h"
 
 /** The first line of a file, without its end; "?" if there is none. */
 static void
@@ -52,15 +53,16 @@ capture_cpu(struct environment *environment)
     FILE *file = fopen("/proc/cpuinfo", "re");
     snprintf(environment->cpu, sizeof environment->cpu, "?");
     while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-        if (strncmp(line, "model name", 10) == 0 && environment->cpu[0] == '?')
-            snprintf(environment->cpu, sizeof environment->cpu, "%.90s",
-                     line + strcspn(line, ":") + 2);
+        const char *value = strchr(line, ':');
+        if (strncmp(line, "model name", 10) == 0 && environment->cpu[0] == '?' && value != NULL) {
+            line[strcspn(line, "\n")] = '\0';
+            text_copy(environment->cpu, sizeof environment->cpu, value + 1 + (value[1] == ' '));
+        }
         if (strncmp(line, "flags", 5) == 0 && strstr(line, " hypervisor") != NULL)
             environment->is_virtual = true;
     }
     if (file != NULL)
         fclose(file);
-    environment->cpu[strcspn(environment->cpu, "\n")] = '\0';
     environment->cpus = machine_cpus();
 }
 
@@ -198,8 +200,8 @@ capture_build(struct environment *environment)
              "gcc %s",
 #endif
              __VERSION__);
-    snprintf(environment->flags, sizeof environment->flags, "%s", bench_build_flags);
-    snprintf(environment->commit, sizeof environment->commit, "%s", bench_build_commit);
+    text_copy(environment->flags, sizeof environment->flags, bench_build_flags);
+    text_copy(environment->commit, sizeof environment->commit, bench_build_commit);
     snprintf(environment->allocator, sizeof environment->allocator, "%s", bench_build_allocator);
     snprintf(environment->version, sizeof environment->version, "%s", berth_version_string());
 }

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text.h"
+
 /** A list of `count` elements with room for one more. */
 static void *
 grown(void *list, unsigned count, size_t element_bytes)
@@ -32,7 +34,7 @@ report_table_begin(struct report *report, const char *name, const struct report_
     assert(count <= REPORT_COLUMNS_MAX);
     report->tables = grown(report->tables, report->tables_count, sizeof report->tables[0]);
     struct report_table *table = &report->tables[report->tables_count++];
-    snprintf(table->name, sizeof table->name, "%s", name);
+    text_copy(table->name, sizeof table->name, name);
     table->columns = columns;
     table->columns_count = count;
 }
@@ -44,7 +46,7 @@ report_row(struct report *report, const char *variant, const struct estimate *va
     struct report_table *table = &report->tables[report->tables_count - 1];
     table->rows = grown(table->rows, table->rows_count, sizeof table->rows[0]);
     struct report_row *row = &table->rows[table->rows_count++];
-    snprintf(row->variant, sizeof row->variant, "%s", variant);
+    text_copy(row->variant, sizeof row->variant, variant);
     memcpy(row->values, values, table->columns_count * sizeof values[0]);
 }
 
@@ -54,9 +56,9 @@ report_figure(struct report *report, const char *name, const char *text, const c
 {
     report->figures = grown(report->figures, report->figures_count, sizeof report->figures[0]);
     struct report_figure *figure = &report->figures[report->figures_count++];
-    snprintf(figure->name, sizeof figure->name, "%s", name);
-    snprintf(figure->text, sizeof figure->text, "%s", text);
-    snprintf(figure->unit, sizeof figure->unit, "%s", unit);
+    text_copy(figure->name, sizeof figure->name, name);
+    text_copy(figure->text, sizeof figure->text, text);
+    text_copy(figure->unit, sizeof figure->unit, unit);
     figure->value = value;
     figure->below = below;
     figure->target = target;
@@ -111,20 +113,32 @@ report_control(struct report *report, const char *name, struct estimate ratio)
 {
     report->controls = grown(report->controls, report->controls_count, sizeof report->controls[0]);
     struct report_control *control = &report->controls[report->controls_count++];
-    snprintf(control->name, sizeof control->name, "%s", name);
+    text_copy(control->name, sizeof control->name, name);
     control->ratio = ratio;
-    if (!estimate_covers(&ratio, 1.0))
+    if (isnan(ratio.median))
+        report_doubt(report, "noise unknown: %s was not measured against itself", name);
+    else if (!estimate_covers(&ratio, 1.0))
         report_doubt(report,
                      "noisy: the same thing measured twice (%s) differs by %.3f "
                      "(%.3f to %.3f)",
                      name, ratio.median, ratio.low, ratio.high);
 }
 
+const char *
+report_control_verdict(const struct report_control *control)
+{
+    if (isnan(control->ratio.median))
+        return "not measured";
+    return estimate_covers(&control->ratio, 1.0) ? "includes 1.00"
+                                                 : "leaves 1.00 out: noisy, not reliable";
+}
+
 static void
 add_text(char ***list, unsigned *count, const char *format, va_list arguments)
 {
-    char text[512];
-    vsnprintf(text, sizeof text, format, arguments);
+    char raw[512], text[512];
+    vsnprintf(raw, sizeof raw, format, arguments);
+    text_copy(text, sizeof text, raw);
     *list = grown(*list, *count, sizeof **list);
     (*list)[*count] = strdup(text);
     if ((*list)[*count] != NULL)

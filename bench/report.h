@@ -103,7 +103,7 @@ void report_row(struct report *report, const char *variant, const struct estimat
 void report_figure(struct report *report, const char *name, const char *text, const char *unit,
                    struct estimate value, bool below, double target);
 
-/** Adds a control, and a doubt if its interval leaves 1.00 out. */
+/** Adds a control, and a doubt if its interval leaves 1.00 out, or there is none. */
 void report_control(struct report *report, const char *name, struct estimate ratio);
 
 void report_note(struct report *report, const char *format, ...)
@@ -120,6 +120,9 @@ bool report_figure_shown(const struct report_figure *figure);
 /** "PASS" when shown, "by median" when the interval goes beyond the target, "over", "not measured".
  */
 const char *report_figure_verdict(const struct report_figure *figure);
+
+/** "includes 1.00", or why that is missing. */
+const char *report_control_verdict(const struct report_control *control);
 
 /** Enough digits to tell a value from that target, and no more. */
 int report_figure_decimals(double target);

@@ -195,6 +195,20 @@ report_write_json(const struct report *report, const struct environment *environ
     fputs("}\n", out);
 }
 
+/** Quoted where a reader would take it for more than one field. */
+static void
+csv_text(FILE *out, const char *text)
+{
+    const bool quoted = strpbrk(text, ",\"\n\r") != NULL;
+    fputs(quoted ? "\"" : "", out);
+    for (; *text != '\0'; text++) {
+        if (*text == '"')
+            fputc('"', out);
+        fputc(*text, out);
+    }
+    fputs(quoted ? "\"" : "", out);
+}
+
 static void
 csv_number(FILE *out, double value)
 {
@@ -216,7 +230,9 @@ report_write_csv(const struct report *report, FILE *out)
                     table->columns[c].name);
         fputc('\n', out);
         for (unsigned i = 0; i < table->rows_count; i++) {
-            fprintf(out, "%s,%s", table->name, table->rows[i].variant);
+            csv_text(out, table->name);
+            fputc(',', out);
+            csv_text(out, table->rows[i].variant);
             for (unsigned c = 0; c < table->columns_count; c++) {
                 csv_number(out, table->rows[i].values[c].median);
                 csv_number(out, table->rows[i].values[c].low);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "environment.h"
+#include "plot.h"
 #include "report.h"
 
 static void
@@ -106,8 +107,9 @@ html_figures(FILE *out, const struct report *report)
         html_text(out, figure->text);
         fputs("</th>", out);
         html_estimate(out, &figure->value, report_figure_decimals(figure->target));
-        fprintf(out, "<td>%s %g %s</td><td>%s</td></tr>\n", figure->below ? "&lt;" : "&le;",
-                figure->target, figure->unit, report_figure_verdict(figure));
+        fprintf(out, "<td>%s %g ", figure->below ? "&lt;" : "&le;", figure->target);
+        html_text(out, figure->unit);
+        fprintf(out, "</td><td>%s</td></tr>\n", report_figure_verdict(figure));
     }
     fputs("</table>\n", out);
 }
@@ -124,9 +126,7 @@ html_controls(FILE *out, const struct report *report)
         html_text(out, control->name);
         fputs("</th>", out);
         html_estimate(out, &control->ratio, 3);
-        fprintf(out, "<td>%s</td></tr>\n",
-                estimate_covers(&control->ratio, 1.0) ? "includes 1.00"
-                                                      : "leaves 1.00 out: noisy, not reliable");
+        fprintf(out, "<td>%s</td></tr>\n", report_control_verdict(control));
     }
     fputs("</table>\n", out);
 }
@@ -184,7 +184,7 @@ report_write_html(const struct report *report, const struct environment *environ
     else
         fputs("<p class=\"bad\">reliable: no</p>\n", out);
     html_list(out, "doubts", report->doubts, report->doubts_count);
-    for (unsigned i = 0; plots != NULL && plots[i].name != NULL; i++) {
+    for (unsigned i = 0; plots != NULL && plots[i].name != NULL && i < PLOTS_MAX; i++) {
         if (svgs[i] != NULL)
             html_plot(out, &plots[i], svgs[i]);
     }

@@ -104,11 +104,13 @@ report_write_environment(const struct environment *environment, FILE *out)
             environment->congestion, environment->congestion_default, environment->descriptors);
     fprintf(out, "  build    berth %s (%s), %s %s, %s\n", environment->version, environment->commit,
             environment->compiler, environment->flags, environment->allocator);
+    char load[16] = "unknown";
+    if (isfinite(environment->load_average))
+        snprintf(load, sizeof load, "%.2f", environment->load_average);
     fprintf(out,
-            "  run      %s; load average %.2f at the start; others used %.1f %% of a CPU, "
+            "  run      %s; load average %s at the start; others used %.1f %% of a CPU, "
             "the host kept %.1f %%\n",
-            environment->pinning, environment->load_average, environment->others * 100,
-            environment->steal * 100);
+            environment->pinning, load, environment->others * 100, environment->steal * 100);
 }
 
 static void
@@ -141,10 +143,10 @@ report_write_text(const struct report *report, const struct environment *environ
     }
     for (unsigned i = 0; i < report->controls_count; i++) {
         const struct report_control *control = &report->controls[i];
-        fprintf(out, "  control A/A, %s against itself: %.3f (%.3f-%.3f) %s\n", control->name,
-                control->ratio.median, control->ratio.low, control->ratio.high,
-                estimate_covers(&control->ratio, 1.0) ? "includes 1.00"
-                                                      : "leaves 1.00 out: noisy, not reliable");
+        char ratio[CELL_BYTES];
+        cell(ratio, sizeof ratio, &control->ratio, 3);
+        fprintf(out, "  control A/A, %s against itself: %s %s\n", control->name, ratio,
+                report_control_verdict(control));
     }
     if (report->controls_count > 0)
         fputc('\n', out);
