@@ -30,7 +30,13 @@ static const struct {
     [COUNTER_TLB_MISSES] = {PERF_TYPE_HW_CACHE, LOAD_MISSES(PERF_COUNT_HW_CACHE_DTLB)},
 };
 
+/** What a read of one counter gives. The kernel never sets the two times back. */
+struct reading {
+    uint64_t count, enabled_ns, running_ns;
+};
+
 static int fds[COUNTERS];
+static struct reading begun[COUNTERS];
 static bool opened;
 
 static void
@@ -51,29 +57,43 @@ open_all(void)
     opened = true;
 }
 
+static bool
+reading_take(int fd, struct reading *reading)
+{
+    return fd >= 0 && read(fd, reading, sizeof *reading) == sizeof *reading;
+}
+
 void
 counters_begin(void)
 {
     if (!opened)
         open_all();
     for (unsigned i = 0; i < COUNTERS; i++) {
-        if (fds[i] >= 0) {
-            ioctl(fds[i], PERF_EVENT_IOC_RESET, 0);
+        if (reading_take(fds[i], &begun[i]))
             ioctl(fds[i], PERF_EVENT_IOC_ENABLE, 0);
-        }
     }
+}
+
+/** Events of one slice, as if the counter had been on the hardware all the time. NAN: it never was.
+ */
+static double
+scaled(const struct reading *begin, const struct reading *end)
+{
+    const double running = (double)(end->running_ns - begin->running_ns);
+    const double enabled = (double)(end->enabled_ns - begin->enabled_ns);
+    return running > 0 ? (double)(end->count - begin->count) * (enabled / running) : NAN;
 }
 
 void
 counters_end(struct counters *counters)
 {
     for (unsigned i = 0; i < COUNTERS; i++) {
-        uint64_t read_out[3]; /* count, nanoseconds enabled, nanoseconds on the hardware */
+        struct reading ended;
         counters->values[i] = NAN;
         if (fds[i] < 0)
             continue;
         ioctl(fds[i], PERF_EVENT_IOC_DISABLE, 0);
-        if (read(fds[i], read_out, sizeof read_out) == sizeof read_out && read_out[2] > 0)
-            counters->values[i] = (double)read_out[0] * ((double)read_out[1] / (double)read_out[2]);
+        if (reading_take(fds[i], &ended))
+            counters->values[i] = scaled(&begun[i], &ended);
     }
 }
