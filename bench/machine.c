@@ -16,14 +16,27 @@
 
 /** Paths longer than this are cut off, and then not found. */
 #define PATH_BYTES 512
+/**
+ * A second request is one of its own only so long after the first: timeout(1) signals a process and
+ * then its group, a shell and a parent may both pass on what they got.
+ */
+#define INSIST_NS UINT64_C(500000000)
 
 volatile sig_atomic_t machine_interrupted;
 
 static void
 on_interrupt(int number)
 {
-    (void)number;
-    machine_interrupted = 1;
+    static _Atomic uint64_t first_ns;
+    const uint64_t now = machine_now_ns();
+    if (!machine_interrupted) {
+        first_ns = now;
+        machine_interrupted = 1;
+    } else if (now - first_ns > INSIST_NS) {
+        /* Whoever asks again does not want to wait for a tidy end. It is held until we return. */
+        signal(number, SIG_DFL);
+        raise(number);
+    }
 }
 
 void
@@ -32,8 +45,8 @@ machine_catch_interrupts(void)
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_interrupt;
-    /* One shot: whoever asks twice does not want to wait for a tidy end. */
-    action.sa_flags = (int)SA_RESETHAND;
+    sigaddset(&action.sa_mask, SIGINT);
+    sigaddset(&action.sa_mask, SIGTERM);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
 }
@@ -84,6 +97,17 @@ machine_pin(int cpu)
     CPU_ZERO(&wanted);
     CPU_SET(cpu, &wanted);
     return sched_setaffinity(0, sizeof wanted, &wanted) == 0 ? 0 : -errno;
+}
+
+int
+machine_pin_try(int cpu)
+{
+    cpu_set_t before;
+    if (sched_getaffinity(0, sizeof before, &before) != 0)
+        return -errno;
+    const int error = machine_pin(cpu);
+    sched_setaffinity(0, sizeof before, &before);
+    return error;
 }
 
 uint32_t

@@ -16,7 +16,7 @@
  */
 extern volatile sig_atomic_t machine_interrupted;
 
-/** Catches SIGINT and SIGTERM once; the second one ends the program as usual. */
+/** Catches SIGINT and SIGTERM; one that comes half a second after the first ends the program. */
 void machine_catch_interrupts(void);
 
 /** Nanoseconds of the monotonic clock. */

@@ -8,6 +8,7 @@
 #include "run.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,11 +25,13 @@
 static FILE *
 file_in(const char *directory, const char *stem, const char *suffix)
 {
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s%s", directory, stem, suffix);
-    FILE *file = fopen(path, "we");
+    char path[PATH_MAX];
+    FILE *file = NULL;
+    errno = ENAMETOOLONG; /* a name cut short would be that of some other file */
+    if (snprintf(path, sizeof path, "%s/%s%s", directory, stem, suffix) < (int)sizeof path)
+        file = fopen(path, "we");
     if (file == NULL)
-        fprintf(stderr, "berth-bench: %s: %s\n", path, strerror(errno));
+        fprintf(stderr, "berth-bench: %s/%s%s: %s\n", directory, stem, suffix, strerror(errno));
     return file;
 }
 
@@ -115,19 +118,27 @@ run_case(const struct bench_case *one, const struct bench_options *options,
     environment_begin(&bench.environment, options->cpu_server, options->cpu_load);
     if (options->rounds < BENCH_ROUNDS_RELIABLE && one->normal.rounds >= BENCH_ROUNDS_RELIABLE &&
         !options->cachegrind)
-        report_doubt(&bench.report, "only %u rounds: %u or more make a 95 %% interval worth having",
-                     options->rounds, BENCH_ROUNDS_RELIABLE);
+        report_doubt(&bench.report,
+                     "only %u round%s: %u or more make a 95 %% interval worth having",
+                     options->rounds, options->rounds == 1 ? "" : "s", BENCH_ROUNDS_RELIABLE);
     const int error = one->run(&bench);
     bench.report.interrupted = machine_interrupted != 0;
     /* Exact counts are the same on a machine under load. */
     environment_end(&bench.environment, options->cachegrind ? NULL : &bench.report);
-    if (error != 0)
-        fprintf(stderr, "berth-bench: %s: %s\n", one->name, strerror(-error));
+    if (bench.report.interrupted) {
+        report_doubt(&bench.report, "interrupted: not everything was measured");
+    } else if (error != 0) {
+        report_doubt(&bench.report, "not everything was measured: %s", strerror(-error));
+        fprintf(stderr, "berth-bench: %s: %s%s\n", one->name, strerror(-error),
+                bench.report.notes_count > 0 ? "; the notes of its report say more" : "");
+    }
     const int unwritten = write_all(&bench, one, outputs);
     report_free(&bench.report);
     if (machine_interrupted)
         return STATUS_INTERRUPTED;
-    return error != 0 || unwritten != 0 ? STATUS_FAILED : 0;
+    if (unwritten != 0)
+        return STATUS_UNWRITTEN;
+    return error != 0 ? STATUS_FAILED : 0;
 }
 
 /* ---- the files that were asked for -------------------------------------------------------------
@@ -163,8 +174,11 @@ outputs_close(struct outputs *outputs, int status)
 {
     FILE *const files[] = {outputs->json, outputs->csv};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
-        if (files[i] != NULL && files[i] != stdout && file_end(files[i]) != 0)
-            status = STATUS_FAILED;
+        if (files[i] == NULL || files[i] == stdout || file_end(files[i]) == 0)
+            continue;
+        if (status != STATUS_FAILED)
+            fputs("berth-bench: cannot write the report\n", stderr);
+        status = STATUS_FAILED;
     }
     return status;
 }
@@ -178,56 +192,83 @@ run_one(const struct request *request)
     if (outputs_open(&outputs, &options) != 0)
         return outputs_close(&outputs, STATUS_FAILED);
     machine_catch_interrupts();
-    return outputs_close(&outputs, run_case(request->chosen, &options, &outputs));
+    const int status = run_case(request->chosen, &options, &outputs);
+    return outputs_close(&outputs, status == STATUS_UNWRITTEN ? STATUS_FAILED : status);
 }
 
 /* ---- all of them -------------------------------------------------------------------------------
  */
 
-static int
-wait_for(pid_t child)
+static void
+on_child(int number)
 {
-    int status = 0;
-    while (waitpid(child, &status, 0) != child) {
-        /* Ctrl-C reaches the child by itself; a signal to this process alone does not. */
-        if (machine_interrupted)
-            kill(child, SIGTERM);
-    }
-    return WIFEXITED(status) ? WEXITSTATUS(status) : STATUS_FAILED;
+    (void)number; /* it is only there to end sigsuspend */
 }
 
-/** Runs the case in a process of its own, writing to `parts`. Returns an exit status. */
+/**
+ * Waits with the signals held that `open` lets through, so that none comes between looking and
+ * waiting. Returns an exit status, or that signal, negative, which has ended the child.
+ */
+static int
+wait_for(pid_t child, const sigset_t *open)
+{
+    int status = 0;
+    bool told = false;
+    while (waitpid(child, &status, WNOHANG) == 0) {
+        /* Ctrl-C reaches the child by itself; a signal to this process alone does not. */
+        if (machine_interrupted && !told) {
+            kill(child, SIGTERM);
+            told = true;
+        }
+        sigsuspend(open);
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+/** Runs the case in a process of its own, writing to `parts`. Returns what wait_for does. */
 static int
 run_apart(const struct request *request, const struct bench_case *one, const struct outputs *parts)
 {
     struct bench_options options;
+    sigset_t held, before;
     request_options(request, one, &options);
     fflush(NULL);
+    sigemptyset(&held);
+    sigaddset(&held, SIGINT);
+    sigaddset(&held, SIGTERM);
+    sigaddset(&held, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &held, &before);
     const pid_t child = fork();
-    if (child < 0) {
-        fprintf(stderr, "berth-bench: %s: %s\n", one->name, strerror(errno));
-        return STATUS_FAILED;
-    }
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGTERM);
+        signal(SIGCHLD, SIG_DFL);
+        sigprocmask(SIG_SETMASK, &before, NULL);
         _exit(run_case(one, &options, parts));
     }
-    return wait_for(child);
+    int status = STATUS_FAILED;
+    if (child < 0)
+        fprintf(stderr, "berth-bench: %s: %s\n", one->name, strerror(errno));
+    else
+        status = wait_for(child, &before);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    if (status < 0)
+        fprintf(stderr, "berth-bench: %s: ended by signal %d\n", one->name, -status);
+    return status;
 }
 
 /**
- * Appends what was written to the temporary `part`, and closes it. `separator` goes before it
- * unless it is the first; a case that could measure nothing has written nothing.
+ * Appends what was written to the temporary `part` if it is complete, and closes it. `separator`
+ * goes before it unless it is the first.
  */
 static void
-append(FILE *part, FILE *whole, const char *separator, bool *first)
+append(FILE *part, bool complete, FILE *whole, const char *separator, bool *first)
 {
     char block[4096];
     size_t got;
     if (part == NULL)
         return;
     fseek(part, 0, SEEK_END);
-    if (ftell(part) > 0) {
+    if (complete && ftell(part) > 0) {
         fputs(*first ? "" : separator, whole);
         *first = false;
         rewind(part);
@@ -242,7 +283,7 @@ struct firsts {
     bool json, csv, html;
 };
 
-/** One case, and its part of each whole. */
+/** One case, and its part of each whole. Returns what run_apart does. */
 static int
 run_into(const struct request *request, const struct bench_case *one, const struct outputs *wholes,
          struct firsts *firsts)
@@ -260,9 +301,10 @@ run_into(const struct request *request, const struct bench_case *one, const stru
         fprintf(stderr, "berth-bench: no temporary file: %s\n", strerror(errno));
     else
         status = run_apart(request, one, &parts);
-    append(parts.json, wholes->json, ",\n", &firsts->json);
-    append(parts.csv, wholes->csv, "\n\n", &firsts->csv);
-    append(parts.html, wholes->html, "", &firsts->html);
+    /* Whoever was ended by a signal may have been in the middle of a sentence. */
+    append(parts.json, status >= 0, wholes->json, ",\n", &firsts->json);
+    append(parts.csv, status >= 0, wholes->csv, "\n\n", &firsts->csv);
+    append(parts.html, status >= 0, wholes->html, "", &firsts->html);
     return status;
 }
 
@@ -312,12 +354,16 @@ run_all(const struct request *request)
         (request->command == COMMAND_REPORT && page_open(request, &wholes) != 0))
         return outputs_close(&wholes, STATUS_FAILED);
     machine_catch_interrupts();
+    signal(SIGCHLD, on_child);
     if (wholes.json != NULL)
         fputs("[\n", wholes.json);
     for (unsigned i = 0; i < count && !machine_interrupted; i++) {
         fprintf(stderr, "berth-bench: case %u of %u: %s\n", i + 1, count, bench_cases[i]->name);
         const int one = run_into(request, bench_cases[i], &wholes, &firsts);
-        status = one == 0 || status == STATUS_INTERRUPTED ? status : one;
+        if (one != 0 && status != STATUS_INTERRUPTED)
+            status = one == STATUS_INTERRUPTED ? one : STATUS_FAILED;
+        if (one == STATUS_UNWRITTEN || one == -SIGPIPE)
+            break; /* more of it could not be written either */
     }
     if (wholes.json != NULL)
         fputs("]\n", wholes.json);

@@ -8,10 +8,13 @@
 
 #include "options.h"
 
-/** Exit statuses of berth-bench besides 0; 2 is for usage. */
+/** Exit statuses of berth-bench besides 0. */
 #define STATUS_FAILED 1
 #define STATUS_USAGE 2
 #define STATUS_INTERRUPTED 130
+
+/** What run_case returns when results could not be written; a status to nobody else. */
+#define STATUS_UNWRITTEN 3
 
 /** Where results go; NULL: nowhere. */
 struct outputs {
