@@ -244,7 +244,10 @@ bind_to_cpus(struct environment *environment, int cpu_server, int cpu_load)
 {
     environment->cpu_server = cpu_server;
     environment->cpu_load = cpu_load;
-    const int error = cpu_load >= 0 ? machine_pin(cpu_load) : 0;
+    /* Servers bind themselves, and in silence: nobody else would say that it cannot be done. */
+    int error = cpu_server >= 0 ? machine_pin_try(cpu_server) : 0;
+    if (error == 0 && cpu_load >= 0)
+        error = machine_pin(cpu_load);
     if (cpu_load < 0) {
         snprintf(environment->pinning, sizeof environment->pinning, "not bound to CPUs");
     } else if (error != 0) {

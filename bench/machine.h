@@ -43,6 +43,9 @@ int machine_cpu_ranked(int rank);
 /** Binds the calling thread to `cpu`. 0 or -errno. */
 int machine_pin(int cpu);
 
+/** Whether machine_pin would bind to `cpu`: 0 or -errno. */
+int machine_pin_try(int cpu);
+
 /** Raises RLIMIT_NOFILE as far as allowed; how many descriptors this process may still open. */
 uint32_t machine_descriptors_free(void);
 
