@@ -38,7 +38,10 @@ enum {
     FLAG_EVENTS,
     FLAG_BETWEEN,
     FLAG_HELP,
+    FLAGS_END,
 };
+
+_Static_assert(FLAGS_END < ' ', "a flag is told from a letter by its value");
 
 static const struct option flags[] = {
     {"rounds", required_argument, NULL, FLAG_ROUNDS},
@@ -269,6 +272,8 @@ static bool
 flag_allowed(const struct request *request, int flag)
 {
     const struct bench_case *one = request->chosen;
+    if (request->command == COMMAND_LIST || request->command == COMMAND_HELP)
+        return false;
     switch (flag) {
     case FLAG_OUT:
         return request->command == COMMAND_REPORT;
@@ -296,6 +301,28 @@ flag_allowed(const struct request *request, int flag)
     }
 }
 
+/** What getopt_long did not like. Of a short option it tells the letter only. */
+static int
+refused(char **argv)
+{
+    const char letter[] = {'-', (char)optopt, '\0'};
+    if (optopt >= FLAGS_END)
+        return usage_error("unknown option: %s", letter);
+    return usage_error("unknown option, or its argument is missing or too much: %s",
+                       argv[optind - 1]);
+}
+
+/** Whether JSON and CSV were sent to the same place, where neither could be read. */
+static bool
+outputs_clash(const struct bench_options *options)
+{
+    if (!options->json || !options->csv)
+        return false;
+    if (options->json_path == NULL || options->csv_path == NULL)
+        return options->json_path == options->csv_path;
+    return strcmp(options->json_path, options->csv_path) == 0;
+}
+
 static int
 read_flags(struct request *request, int argc, char **argv)
 {
@@ -303,7 +330,7 @@ read_flags(struct request *request, int argc, char **argv)
     opterr = 0; /* we have our own words */
     while ((flag = getopt_long(argc, argv, "", flags, &index)) != -1) {
         if (flag == '?')
-            return usage_error("unknown option, or its argument is missing: %s", argv[optind - 1]);
+            return refused(argv);
         if (flag == FLAG_HELP) {
             request->command = COMMAND_HELP;
             return 0;
@@ -315,6 +342,8 @@ read_flags(struct request *request, int argc, char **argv)
     }
     if (optind < argc)
         return usage_error("what is \"%s\"?", argv[optind]);
+    if (outputs_clash(&request->options))
+        return usage_error("%s", "--json and --csv to the same place");
     return 0;
 }
 
