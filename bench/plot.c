@@ -7,6 +7,7 @@
 #include "plot.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,9 @@
 #include "names.h"
 
 #define SVG_BYTES_MAX ((size_t)4 << 20)
+
+/** A plot takes a fraction of a second: gnuplot waits for something that will not come. */
+#define GNUPLOT_SECONDS_MAX 30u
 
 /** Told apart by people who see fewer colours too: lightness differs as well as hue. */
 static const char *const colours[] = {"#0060a8", "#d95f02", "#1b9e77", "#b3006e", "#7570b3",
@@ -37,9 +41,9 @@ row_drawn(const struct drawing *drawing, const struct report_row *row)
 {
     if (drawing->only >= 0 && row->values[drawing->only].median != drawing->plot->only_value)
         return false;
-    if (drawing->x >= 0 && isnan(row->values[drawing->x].median))
+    if (drawing->x >= 0 && !isfinite(row->values[drawing->x].median))
         return false;
-    return !isnan(row->values[drawing->y].median) &&
+    return isfinite(row->values[drawing->y].median) &&
            names_have(drawing->plot->variants, row->variant);
 }
 
@@ -85,19 +89,33 @@ is_first(const struct drawing *drawing, unsigned at)
 static void
 write_point(FILE *script, const struct estimate *value)
 {
-    const bool interval = !isnan(value->low);
+    const bool interval = isfinite(value->low) && isfinite(value->high);
     fprintf(script, " %.10g %.10g %.10g", value->median, interval ? value->low : value->median,
             interval ? value->high : value->median);
 }
 
+/** In single quotes, where gnuplot neither escapes nor runs what stands in backquotes. */
 static void
 write_text(FILE *script, const char *text)
 {
+    fputc('\'', script);
+    for (; *text != '\0'; text++) {
+        if (*text == '\'')
+            fputc('\'', script);
+        fputc(*text == '\n' ? ' ' : *text, script);
+    }
+    fputc('\'', script);
+}
+
+/** As a field of data, which takes double quotes only, and has no way to write one inside them. */
+static void
+write_label(FILE *script, const char *text)
+{
     fputc('"', script);
     for (; *text != '\0'; text++) {
-        if (*text == '"' || *text == '\\')
+        if (*text == '\\')
             fputc('\\', script);
-        fputc(*text == '\n' ? ' ' : *text, script);
+        fputc(*text == '"' ? '\'' : *text, script);
     }
     fputc('"', script);
 }
@@ -161,7 +179,7 @@ write_bars(const struct drawing *drawing, FILE *script)
         const struct report_row *row = &drawing->table->rows[i];
         if (!row_drawn(drawing, row))
             continue;
-        write_text(script, row->variant);
+        write_label(script, row->variant);
         write_point(script, &row->values[drawing->y]);
         fputc('\n', script);
         count++;
@@ -173,6 +191,21 @@ write_bars(const struct drawing *drawing, FILE *script)
           script);
 }
 
+/** Whether `x` lies between points that are drawn: beyond, gnuplot would draw over the legend. */
+static bool
+x_drawn(const struct drawing *drawing, double x)
+{
+    bool below = false, above = false;
+    for (unsigned i = 0; i < drawing->table->rows_count; i++) {
+        const struct report_row *row = &drawing->table->rows[i];
+        if (!row_drawn(drawing, row))
+            continue;
+        below = below || row->values[drawing->x].median <= x;
+        above = above || row->values[drawing->x].median >= x;
+    }
+    return below && above;
+}
+
 /** A line for each cache of the machine, where the working set leaves it. */
 static void
 write_caches(const struct drawing *drawing, const struct environment *environment, FILE *script)
@@ -180,6 +213,8 @@ write_caches(const struct drawing *drawing, const struct environment *environmen
     const double bytes_per_x = drawing->plot->cache_bytes_per_x;
     for (unsigned i = 0; i < environment->cache_count && bytes_per_x > 0; i++) {
         const double x = (double)environment->cache[i].bytes / bytes_per_x;
+        if (!x_drawn(drawing, x))
+            continue;
         fprintf(script,
                 "set arrow from first %.10g, graph 0 to first %.10g, graph 1 nohead dt 3 lw 1.5 "
                 "lc rgb \"#888888\" back\n"
@@ -256,6 +291,7 @@ read_all(int fd)
 static _Noreturn void
 become_gnuplot(FILE *script, int output)
 {
+    alarm(GNUPLOT_SECONDS_MAX);
     if (dup2(fileno(script), STDIN_FILENO) >= 0 && dup2(output, STDOUT_FILENO) >= 0)
         execlp("gnuplot", "gnuplot", "-", (char *)NULL);
     _exit(errno == ENOENT ? 127 : 126);
@@ -268,7 +304,8 @@ run_gnuplot(FILE *script, int *status)
     int ends[2];
     *status = -1;
     rewind(script);
-    if (pipe(ends) != 0)
+    /* It must not hold the end that we read from: it would write for ever when we have stopped. */
+    if (pipe2(ends, O_CLOEXEC) != 0)
         return NULL;
     const pid_t child = fork();
     if (child == 0)
