@@ -20,7 +20,7 @@ done
 version=$(sed -n 's/^AC_INIT(\[berth\], \[\([0-9.]*\)\].*/\1/p' "$top_srcdir/configure.ac")
 ends 0 "--version" --version && check "--version is $version" grep -q -x "berth-bench $version" out
 for case in $cases; do
-    check "$case has a summary" grep -q -E "^$case +[^ ]" list
+    check "$case has a summary" grep -q -E "^$case +[^ ]" listed
 done
 
 # ---- what makes no sense -------------------------------------------------------------------------

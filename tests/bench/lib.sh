@@ -20,7 +20,7 @@ fi
 # Of the smallest run there is.
 tiny="--quick --rounds 1 --seconds 0.001"
 
-# open_scratch NAME: a directory of this test's own, to be in, with `list` in it.
+# open_scratch NAME: a directory of this test's own, to be in. What there is to test is in `listed`.
 open_scratch()
 {
     make_scratch "bench-$1"
@@ -29,8 +29,8 @@ open_scratch()
         echo "skipped: there is no berth-bench on this system"
         exit 77
     }
-    "$bench" list > list || fail "berth-bench list"
-    cases=$(sed -n 's/^\([^ ][^ ]*\) .*/\1/p' list)
+    "$bench" list > listed || fail "berth-bench list"
+    cases=$(sed -n 's/^\([^ ][^ ]*\) .*/\1/p' listed)
     [ -n "$cases" ] || fail "berth-bench list names no case"
     find_python
 }
@@ -38,7 +38,7 @@ open_scratch()
 # The first variant of a case that `list` names; nothing if it names none.
 first_variant()
 {
-    awk -v one="$1" '/^[^ ]/ { inside = $1 == one } /^ / && inside { print $1; exit }' list
+    awk -v one="$1" '/^[^ ]/ { inside = $1 == one } /^ / && inside { print $1; exit }' listed
 }
 
 # ---- judging: see results.py ---------------------------------------------------------------------

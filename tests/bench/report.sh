@@ -44,7 +44,7 @@ fi
 # ---- no gnuplot, or one that is of no use --------------------------------------------------------
 mkdir bin-none bin-fails bin-endless bin-silent
 printf '#!/bin/sh\necho half an answer\nexit 3\n' > bin-fails/gnuplot
-printf '#!/bin/sh\nwhile :; do echo "and so on and on, for ever and ever, until nobody listens"; done\n' \
+printf '#!/bin/sh\nwhile :; do echo "and so on, until nobody listens any more"; done\n' \
     > bin-endless/gnuplot
 printf '#!/bin/sh\nexit 0\n' > bin-silent/gnuplot
 chmod +x bin-*/gnuplot
