@@ -23,6 +23,17 @@ for case in $cases; do
     check "$case has a summary" grep -q -E "^$case +[^ ]" listed
 done
 
+# The manual has every option and every case.
+manual=$top_srcdir/docs/man/berth-bench.1
+"$bench" --help > help
+options=$(grep -o -E -e '--[a-z]+' help | LC_ALL=C sort -u)
+for option in $options; do
+    check "the manual has $option" grep -q -E "^\.(It )?Fl .*${option#-}\b" "$manual"
+done
+for case in $cases; do
+    check "the manual has $case" grep -q -x ".It Cm $case" "$manual"
+done
+
 # ---- what makes no sense -------------------------------------------------------------------------
 refused "nothing at all"
 for words in nonsense "" -x --nonsense --rounds all-of-them "list nonsense" "list --rounds 1" \
@@ -54,7 +65,8 @@ bad "$one" --seconds 0 -1 nan inf x '' 601 1e999 1x
 bad "$one" --cpu -1 x 1x '' , 1, 1,x 1,2,3 4096 99999999999
 
 # option CASE OPTION GOOD BAD...: either it goes with the case, and bad values are refused, or not
-# at all.
+# at all. All bad values with the first case that takes it, one of them with the others.
+options_seen=
 option()
 {
     option_case=$1
@@ -63,10 +75,14 @@ option()
     shift 3
     if takes "$option_case" "$option_name" "$good"; then
         pass
-        bad "$option_case" "$option_name" "$@"
+        case $options_seen in
+        *" $option_name "*) bad "$option_case" "$option_name" "$1" ;;
+        *) bad "$option_case" "$option_name" "$@" ;;
+        esac
+        options_seen="$options_seen $option_name "
     else
         refused "$option_case $option_name" "$option_case" "$option_name" "$good"
-        check "$option_case $option_name: it says why" grep -q 'does not go with' err
+        check "$option_case $option_name: it says why" grep -q -E 'does not go|unknown' err
     fi
 }
 
@@ -78,6 +94,7 @@ for case in $cases; do
     option "$case" --size 64 0 15 16385 x '' 64x
     option "$case" --load epoll x '' uring,epoll
     option "$case" --server true ''
+    option "$case" --between none x '' none, none,x
     option "$case" --events 1 0 0.5 -1 x '' nan 1e99
     variant=$(first_variant "$case")
     option "$case" --variants "${variant:-x}" nonsense '' "$variant," "$variant,nonsense" \
@@ -96,11 +113,16 @@ for words in "--json=nowhere/x" "--csv=nowhere/x" "--json=directory" "--json=goo
     for case in $cases all; do
         # shellcheck disable=SC2086 # words
         ends 1 "$case $words" "$case" $words || continue
-        check "$case $words: nothing was measured" sh -c '! grep -q -i -E "round|case" err'
-        check "$case $words: it says why" grep -q '^berth-bench: .*: ' err
-        check "$case $words: nothing on standard output" test ! -s out
+        if grep -q -i -E "round|case" err || [ -s out ] || ! grep -q '^berth-bench: .*: ' err; then
+            fail "$case $words: this is not where it says why, and nothing else:"
+            head -n 5 out err
+        fi
     done
 done
+
+# Where something must be measured, it is as little as can be.
+# shellcheck disable=SC2086 # words
+smallest "$one" $tiny
 
 # ---- and a full disk is an error -----------------------------------------------------------------
 full()
@@ -112,13 +134,14 @@ full()
     check "'$*' on a full disk: it says so" grep -q 'cannot write' err
 }
 if [ -w /dev/full ]; then
-    for words in list --help --version "$one $tiny" "$one $tiny --json" "$one $tiny --csv"; do
+    for words in list --help --version "$one $small" "$one $small --json" "$one $small --csv"; do
         # shellcheck disable=SC2086 # words
         full $words
     done
     for words in --json=/dev/full --csv=/dev/full; do
         # shellcheck disable=SC2086 # words
-        ends 1 "$words" "$one" $tiny $words && check "$words: it says so" grep -q 'cannot write' err
+        ends 1 "$words" "$one" $small $words
+        check "$words: it says so" grep -q 'cannot write' err
     done
 else
     skip "there is no /dev/full"
@@ -127,19 +150,19 @@ fi
 # ---- where results go ----------------------------------------------------------------------------
 # shellcheck disable=SC2086 # words
 {
-    ends 0 "both to files" "$one" $tiny --json=a.json --csv=a.csv
+    ends 0 "both to files" "$one" $small --json=a.json --csv=a.csv
     check "the text still goes to standard output" grep -q "^berth-bench $one\$" out
     judge_json "both to files" a.json
     judge "both to files" agree a.json a.csv
-    ends 0 "JSON here, CSV there" "$one" $tiny --json --csv=b.csv
+    ends 0 "JSON here, CSV there" "$one" $small --json --csv=b.csv
     judge_json "JSON here" out
     judge "JSON here, CSV there" agree out b.csv
-    ends 0 "CSV here" "$one" $tiny --csv
+    ends 0 "CSV here" "$one" $small --csv
     check "CSV here, and nothing else" grep -q '^table,variant,' out
     check "CSV begins with its head" sh -c 'head -n 1 out | grep -q ^table,variant,'
     # With standard output closed the file must not become it.
     closed=0
-    "$bench" "$one" $tiny --json=c.json >&- 2> err || closed=$?
+    "$bench" "$one" $small --json=c.json >&- 2> err || closed=$?
     check "closed standard output: status 1, not $closed" test "$closed" -eq 1
     judge_json "closed standard output" c.json
 }
@@ -147,7 +170,7 @@ fi
 # ---- CPUs that are not there ---------------------------------------------------------------------
 for cpus in 4095 4095,0 0,4095; do
     # shellcheck disable=SC2086 # words
-    ends 0 "--cpu $cpus" "$one" $tiny --json --cpu "$cpus"
+    ends 0 "--cpu $cpus" "$one" $small --json --cpu "$cpus"
     judge_json "--cpu $cpus" out
     judge "--cpu $cpus: not bound" has out environment.cpu_server -1
     judge "--cpu $cpus: not reliable" has out reliable false

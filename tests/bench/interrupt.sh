@@ -76,18 +76,17 @@ judge_interrupted()
 
 # ---- each case -----------------------------------------------------------------------------------
 for case in $cases; do
-    words=$endless
-    ! takes "$case" --connections 100 || words="$words --connections 100"
-    ! takes "$case" --active 1 || words="$words --active 1"
+    # shellcheck disable=SC2086 # words
+    smallest "$case" $endless
     rm -f one.json
     # shellcheck disable=SC2086 # words
-    if begin "" "$case" $words --json=one.json --csv=one.csv; then
+    if begin "" "$case" $small --json=one.json --csv=one.csv; then
         kill -INT "$pid"
     fi
     over "$case" 130
     judge_interrupted "$case" one.json
     judge "$case: CSV" agree one.json one.csv
-    check "$case: no complaint" sh -c '! grep "^berth-bench: .*: " rest' 
+    check "$case: no complaint" sh -c '! grep "^berth-bench: .*: " rest'
 done
 
 # ---- all of them ---------------------------------------------------------------------------------
