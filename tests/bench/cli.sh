@@ -89,7 +89,7 @@ option()
 for case in $cases; do
     check "a good word for $case" takes "$case" --quick
     option "$case" --connections 1 0 -1 x '' , 1, ,1 1,x 1,,2 99999999999 \
-        1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17
+        "$(seq -s , 1 100)"
     option "$case" --active 1 0 -1 x '' 1, 99999999999
     option "$case" --size 64 0 15 16385 x '' 64x
     option "$case" --load epoll x '' uring,epoll

@@ -108,7 +108,7 @@ refused()
     refused_name=$1
     refused_status=0
     shift
-    "$bench" "$@" > out 2> err < /dev/null || refused_status=$?
+    timeout 60 "$bench" "$@" > out 2> err < /dev/null || refused_status=$?
     if [ "$refused_status" -eq 2 ] && [ ! -s out ] && grep -q '^usage: ' err; then
         pass
         return 0
@@ -122,7 +122,7 @@ refused()
 takes()
 {
     takes_status=0
-    "$bench" "$@" --json=nowhere/x > out 2> err < /dev/null || takes_status=$?
+    timeout 60 "$bench" "$@" --json=nowhere/x > out 2> err < /dev/null || takes_status=$?
     [ "$takes_status" -eq 1 ]
 }
 

@@ -4,7 +4,8 @@
   results.py can-validate               whether there is a module for JSON Schema
   results.py json FILE [SCHEMA]         strict JSON, intervals in order, and valid if a schema is given
   results.py agree JSON CSV             the same rows in both
-  results.py variants JSON CASE LIST    rows name variants of the case, as `berth-bench list` has them
+  results.py variants JSON CASE LIST    rows name variants of the case, as `berth-bench list` has them,
+                                        and perhaps what was different: "again", "alone"
   results.py has JSON PATH VALUE        the member, such as 0.case or interrupted, has that JSON value
   results.py page HTML [PLOTS]          well-formed, pictures and all, and so many of those
 
@@ -163,7 +164,7 @@ def command_variants(path, case, path_list):
             raise Fault("there are no rows")
         for row in report["rows"]:
             name = row["variant"]
-            if known and name not in known and name.removesuffix(" again") not in known:
+            if known and name.split(" ")[0] not in known:
                 raise Fault(f"{name} is none of: {' '.join(known)}")
 
 
