@@ -1,6 +1,6 @@
 #!/bin/sh
-# What one event costs from the event to the connection's state, in cache lines and instructions, out
-# of a simulation that repeats exactly: `berth-bench lookup --cachegrind`. From token to state is one
+# What one event costs on the way to the connection's state, in cache lines and instructions, out of
+# a simulation that repeats exactly: `berth-bench lookup --cachegrind`. From token to state is one
 # line; layouts that are known to need two must show two, or the gate would prove nothing.
 #
 # SPDX-License-Identifier: MIT
