@@ -483,7 +483,7 @@ add_row(struct bench *bench, const struct bench_samples *samples, unsigned at, c
 static void
 run_with(struct bench *bench, uint32_t conns, struct bench_samples *samples)
 {
-    struct bench_subject subjects[KINDS + 1];
+    struct bench_subject subjects[KINDS + 1] = {{.name = NULL}};
     char control[REPORT_NAME_BYTES];
     unsigned count = 0;
     for (unsigned i = 0; i < KINDS; i++) {

@@ -180,7 +180,7 @@ count_variant(struct bench *bench, const struct geometry *geometry,
 int
 lookup_count_exactly(struct bench *bench)
 {
-    struct geometry geometry;
+    struct geometry geometry = {"", ""};
     int error = 0;
     geometry_choose(&bench->environment, &geometry);
     report_table_begin(&bench->report, "lookup-counts", columns, COLUMNS);

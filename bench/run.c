@@ -320,7 +320,7 @@ page_open(const struct request *request, struct outputs *wholes)
     if (wholes->html == NULL)
         return -EIO;
     const char *names[CASES_MAX + 1] = {NULL};
-    for (unsigned i = 0; bench_cases[i] != NULL && i < CASES_MAX; i++)
+    for (unsigned i = 0; i < CASES_MAX && bench_cases[i] != NULL; i++)
         names[i] = bench_cases[i]->name;
     report_html_begin(names, wholes->html);
     return 0;

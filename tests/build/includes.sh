@@ -58,7 +58,6 @@ public_header()
     jemalloc) allow "$path" $standard $(own attr alloc) ;;
     table) allow "$path" $standard $(own attr cacheline stats table_type token) ;;
     table_type) allow "$path" $(own table) ;;
-    table_type) allow "$path" $standard $(own attr cacheline table token) ;;
     pool) allow "$path" $standard '<sys/uio.h>' $(own attr cacheline alloc copies stats token) ;;
     loop) allow "$path" $standard $(own attr cacheline copies pool stats table token) ;;
     *) fail "$path: no rule for this header in tests/build/includes.sh" ;;

@@ -24,7 +24,8 @@ stage_use()
     mkdir -p "$stage/usr/include"
     export PKG_CONFIG_SYSROOT_DIR="$stage" PKG_CONFIG_PATH="${stage_pc%/*}"
     export LD_LIBRARY_PATH="$stage_lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-    export PATH="$(dirname "$stage_lib")/bin:$PATH"
+    PATH="$(dirname "$stage_lib")/bin:$PATH"
+    export PATH
 }
 
 # Programs that use a library with a sanitizer in it need the same one.
