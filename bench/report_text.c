@@ -62,7 +62,7 @@ column_width(const struct report_table *table, unsigned column)
 static void
 write_table(const struct report_table *table, FILE *out)
 {
-    size_t widths[REPORT_COLUMNS_MAX], first = strlen(table->name);
+    size_t widths[REPORT_COLUMNS_MAX] = {0}, first = strlen(table->name);
     for (unsigned i = 0; i < table->rows_count; i++)
         first = at_least(first, strlen(table->rows[i].variant));
     for (unsigned c = 0; c < table->columns_count; c++)
