@@ -6,6 +6,7 @@
  */
 #include "lookup.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,6 +95,7 @@ int
 lookup_set_build(struct lookup_set *set, const uint32_t *indices, uint32_t conns, unsigned parts)
 {
     uint64_t random = RANDOM_SEED;
+    assert(conns > 0);
     memset(set, 0, sizeof *set);
     set->indices = indices;
     set->conns = conns;
@@ -104,7 +106,7 @@ lookup_set_build(struct lookup_set *set, const uint32_t *indices, uint32_t conns
     }
     if (set->index_max < BERTH_TABLE_SLOTS_MIN)
         set->index_max = BERTH_TABLE_SLOTS_MIN;
-    uint32_t *order = malloc(conns * sizeof *order);
+    uint32_t *order = calloc(conns, sizeof *order);
     if (order == NULL)
         return -ENOMEM;
     random_order(order, conns, &random);
@@ -155,7 +157,7 @@ int
 lookup_set_activate(struct lookup_set *set, uint32_t active)
 {
     uint64_t random = RANDOM_SEED + 1; /* another order than that of the heap */
-    uint32_t *order = malloc(set->conns * sizeof *order);
+    uint32_t *order = calloc(set->conns, sizeof *order);
     if (order == NULL)
         return -ENOMEM;
     random_order(order, set->conns, &random);
@@ -166,7 +168,7 @@ lookup_set_activate(struct lookup_set *set, uint32_t active)
         set->carried[what] = NULL;
         if (!can_carry(set, what))
             continue;
-        set->carried[what] = malloc(set->active * sizeof set->carried[what][0]);
+        set->carried[what] = calloc(set->active, sizeof set->carried[what][0]);
         error = set->carried[what] == NULL ? -ENOMEM : 0;
         for (uint32_t i = 0; i < set->active && error == 0; i++)
             set->carried[what][i] = carried(set, what, order[i]);

@@ -180,8 +180,10 @@ struct tree_node {
     struct lookup_object object;
 };
 
+/** Nodes lie in an array, but in random order: as scattered as those of a heap. */
 struct lookup_tree {
     RB_HEAD(tree_head, tree_node) head;
+    struct tree_node *nodes;
 };
 
 static inline int
@@ -200,10 +202,11 @@ lookup_tree_build(struct lookup_set *set, const uint32_t *order)
     if (set->tree == NULL)
         return -ENOMEM;
     RB_INIT(&set->tree->head);
+    set->tree->nodes = calloc(set->conns, sizeof *set->tree->nodes);
+    if (set->tree->nodes == NULL)
+        return -ENOMEM;
     for (uint32_t i = 0; i < set->conns; i++) {
-        struct tree_node *node = calloc(1, sizeof *node);
-        if (node == NULL)
-            return -ENOMEM;
+        struct tree_node *node = &set->tree->nodes[i];
         node->key = set->indices[order[i]];
         node->object.fd = (int)node->key;
         node->object.flags = 1;
@@ -237,13 +240,8 @@ lookup_tree_handled(const struct lookup_set *set)
 static void
 tree_fini(struct lookup_set *set)
 {
-    struct tree_node *node;
-    if (set->tree == NULL)
-        return;
-    while ((node = RB_ROOT(&set->tree->head)) != NULL) {
-        RB_REMOVE(tree_head, &set->tree->head, node);
-        free(node);
-    }
+    if (set->tree != NULL)
+        free(set->tree->nodes);
     free(set->tree);
     set->tree = NULL;
 }
