@@ -162,6 +162,7 @@ lookup_set_activate(struct lookup_set *set, uint32_t active)
         return -ENOMEM;
     random_order(order, set->conns, &random);
     set->active = active < set->conns ? active : set->conns;
+    assert(set->active > 0);
     int error = 0;
     for (unsigned what = 0; what < LOOKUP_CARRIES && error == 0; what++) {
         free(set->carried[what]);
