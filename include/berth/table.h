@@ -74,7 +74,8 @@ enum berth_slot_flag {
     BERTH_SLOT_LIVE = 1,
     BERTH_SLOT_CLOSING = 2,
     BERTH_SLOT_COLD_USED = 4,
-    BERTH_SLOT_GIVEN = 8
+    BERTH_SLOT_GIVEN = 8,
+    BERTH_SLOT_DRIVER = 128 /**< means what whoever drives the table wants it to mean */
 };
 
 /**

@@ -30,6 +30,12 @@
 #define CONN_STOPPING CONN_WATCHED  /**< the posted receive (or accept) has been cancelled */
 #define CONN_UNPROVEN CONN_WRITABLE /**< nothing tells yet that the posted receive sees errors */
 
+/**
+ * Of slot->flags: its last receive ended with a full buffer, so the next one asks for bundles. Not
+ * for everybody: the kernel looks up all buffers that a bundle might need before each receive.
+ */
+#define SLOT_BULK BERTH_SLOT_DRIVER
+
 /* ---- submitting ----------------------------------------------------------------------------- */
 
 /** What has been submitted is described in the kernel's own words: the scratch space is free. */
@@ -107,6 +113,8 @@ uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
         submission->len = state->receive_bytes_max;
         submission->file_index = state->receive_bytes_max;
         slot->state |= CONN_UNPROVEN;
+        if (slot->flags & SLOT_BULK && state->bundles) /* there is more: no need to poll first */
+            submission->ioprio = IORING_RECV_MULTISHOT | BERTH_URING_RECVSEND_BUNDLE;
     }
     set_token(submission, slot, OP_RECEIVE);
     slot->state |= CONN_RECEIVING;
@@ -143,6 +151,61 @@ operation_ended(struct berth_slot *slot)
     (void)berth_slot_end(slot);
 }
 
+/** The buffer behind an id is ours again; the connection has seen it, or will not. */
+static void
+settle_buffer(struct berth_loop *loop, uint16_t id)
+{
+    struct uring_engine *state = uring_state(loop);
+    if (berth_pool_settle(loop->pool, state->by_id[id].buffer) == 1)
+        uring_give_buffer(state, id);
+    else
+        (void)uring_post_buffer(loop, id);
+}
+
+/**
+ * Lists the buffers that a completion of `bytes` filled, the first being `id`: those that were put
+ * into the ring behind it. What is noted of an id holds until that id is put back, so it does not
+ * matter in which order completions are looked at.
+ */
+static unsigned
+bundle_ids(const struct uring_engine *state, uint16_t id, uint32_t bytes, uint16_t *ids)
+{
+    const uint32_t size = berth_class_bytes(BUFFER_CLASS);
+    const unsigned count = (bytes + size - 1) / size;
+    BERTH_ASSERT(count > 0 && count <= BUNDLE_MAX);
+    ids[0] = id;
+    for (unsigned i = 1; i < count; i++)
+        ids[i] = (uint16_t)state->by_id[ids[i - 1]].next;
+    return count;
+}
+
+/** Takes the buffers of a bundle, and delivers what is in them at once. */
+static void
+take_bundle(struct berth_loop *loop, struct berth_slot *slot, uint32_t bytes, uint16_t id)
+{
+    struct uring_engine *state = uring_state(loop);
+    const uint32_t size = berth_class_bytes(BUFFER_CLASS);
+    uint16_t ids[BUNDLE_MAX];
+    struct berth_span spans[BUNDLE_MAX];
+    const unsigned count = bundle_ids(state, id, bytes, ids);
+    const int wanted = slot != NULL && conn_wants_data(slot);
+    for (unsigned i = 0; i < count && wanted; i++) {
+        const uint32_t length = i + 1 < count ? size : bytes - i * size;
+        const int error =
+            berth_pool_lend(loop->pool, state->by_id[ids[i]].buffer, length, &spans[i]);
+        BERTH_ASSERT(error == 0); /* the length fits, and it was posted */
+        (void)error;
+    }
+    if (wanted)
+        conn_deliver(loop, slot, spans, count, bytes);
+    for (unsigned i = 0; i < count; i++) {
+        if (wanted)
+            settle_buffer(loop, ids[i]);
+        else
+            uring_give_buffer(state, ids[i]);
+    }
+}
+
 /** Takes the buffer that a completion brought, whatever else it says, and delivers what is in it.
  */
 static void
@@ -150,18 +213,19 @@ take_buffer(struct berth_loop *loop, struct berth_slot *slot, int32_t result, ui
 {
     struct uring_engine *state = uring_state(loop);
     BERTH_ASSERT(id < state->buffer_count && state->by_id[id].data != NULL);
-    const uint32_t buffer = state->by_id[id].buffer;
     struct berth_span span;
-    if (BERTH_UNLIKELY(result <= 0 || slot == NULL || !conn_wants_data(slot) ||
-                       berth_pool_lend(loop->pool, buffer, (uint32_t)result, &span) != 0)) {
+    if (BERTH_UNLIKELY(result > (int32_t)berth_class_bytes(BUFFER_CLASS))) {
+        take_bundle(loop, slot, (uint32_t)result, id);
+        return;
+    }
+    if (BERTH_UNLIKELY(
+            result <= 0 || slot == NULL || !conn_wants_data(slot) ||
+            berth_pool_lend(loop->pool, state->by_id[id].buffer, (uint32_t)result, &span) != 0)) {
         uring_give_buffer(state, id);
         return;
     }
     conn_deliver(loop, slot, &span, 1, (size_t)result);
-    if (berth_pool_settle(loop->pool, buffer) == 1)
-        uring_give_buffer(state, id);
-    else
-        (void)uring_post_buffer(loop, id);
+    settle_buffer(loop, id);
 }
 
 /** A receive has ended without data. */
@@ -179,6 +243,9 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
             receive_starve(loop, slot);
     } else if (result == -EINVAL && state->receive_bytes_max != 0) {
         state->receive_bytes_max = 0; /* a kernel before 6.17: post again without limits */
+    } else if (result == -EINVAL && slot->flags & SLOT_BULK) {
+        state->bundles = 0; /* nor with many buffers at once */
+        slot->flags &= (uint8_t)~SLOT_BULK;
     } else if (result != -ECANCELED && result != -EINTR && result != -ENOMEM && result != -ENOSPC &&
                result != -EAGAIN) {
         conn_failed(loop, slot, result);
@@ -211,6 +278,10 @@ on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uin
     if (BERTH_UNLIKELY(!(flags & IORING_CQE_F_MORE))) {
         operation_ended(slot);
         slot->state |= CONN_TODO;
+        if (result >= (int32_t)berth_class_bytes(BUFFER_CLASS))
+            slot->flags |= SLOT_BULK;
+        else if (result > 0)
+            slot->flags &= (uint8_t)~SLOT_BULK;
         loop->current = slot;
         loop->stats.rearms += result != 0 && conn_wants_data(slot);
         loop->stats.fairness_stops +=
@@ -389,7 +460,8 @@ on_stale(struct berth_loop *loop, const struct io_uring_cqe *completion)
     if (berth_token_op(completion->user_data) != OP_CANCEL)
         loop->stats.stale++; /* a cancel may be answered after what it cancelled */
     if (completion->flags & IORING_CQE_F_BUFFER)
-        take_buffer(loop, NULL, 0, (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT));
+        take_buffer(loop, NULL, completion->res > 0 ? completion->res : 0,
+                    (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT));
 }
 
 static void

@@ -28,6 +28,13 @@
 /** Buffers posted to begin with: 1 MiB, which a quiet server never exceeds. */
 #define POSTED_FIRST 256
 
+/** Newer than liburing 2.3, so named here; the values are the kernel's (Linux 6.10). */
+#define BERTH_URING_RECVSEND_BUNDLE (1u << 4)
+#define BERTH_URING_FEAT_RECVSEND_BUNDLE (1u << 14)
+
+/** Buffers that one completion of a bundle may span: the kernel's own limit. */
+#define BUNDLE_MAX 256
+
 /** Leases sent by one operation. */
 #define SEND_IOVECS_MAX 32
 
@@ -37,7 +44,7 @@
 struct posted_buffer {
     void *data;
     uint32_t buffer;
-    uint32_t unused;
+    uint32_t next; /**< the id that was put into the ring behind this one: a bundle goes on there */
 };
 
 struct gather {
@@ -53,6 +60,7 @@ struct uring_engine {
     uint32_t idle_count;
     uint32_t buffer_count;      /**< ids in all: a power of two */
     uint32_t given;             /**< buffers put into the ring since it was last advanced */
+    uint16_t given_last;        /**< the id put into it last */
     uint32_t posted_max;        /**< buffers to post now: doubled whenever they did not suffice */
     uint32_t posted;            /**< ids with a buffer behind them */
     uint32_t receive_bytes_max; /**< per go of a multishot receive; 0: the kernel cannot */
@@ -60,6 +68,7 @@ struct uring_engine {
     uint32_t gathers_used;
     uint32_t reaped; /**< completions of the last turn */
     int ring_fd_registered;
+    int bundles; /**< one completion may bring several buffers */
     struct gather gathers[GATHERS_MAX];
 };
 

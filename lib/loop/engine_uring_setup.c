@@ -21,6 +21,8 @@
 void
 uring_give_buffer(struct uring_engine *state, uint16_t id)
 {
+    state->by_id[state->given_last].next = id;
+    state->given_last = id;
     io_uring_buf_ring_add(state->buffers, state->by_id[id].data, berth_class_bytes(BUFFER_CLASS),
                           id, (int)state->buffer_count - 1, (int)state->given++);
 }
@@ -113,6 +115,7 @@ init_ring(struct berth_loop *loop, struct uring_engine *state)
         params.cq_entries = completions;
         error = (int)sys_uring_init(SUBMISSIONS_MAX, &state->ring, &params);
         state->setup_flags = params.flags;
+        state->bundles = (params.features & BERTH_URING_FEAT_RECVSEND_BUNDLE) != 0;
     }
     return error;
 }
@@ -200,10 +203,13 @@ uring_explain(const struct berth_loop *loop, char *text, size_t size)
     return snprintf(
         text, size,
         "receive: multishot into a shared ring of %u to %u buffers of %u bytes%s\n"
+        "receive in bulk: %s\n"
         "accept: multishot; send: submitted in batches of up to %d with the wait\n"
         "completions: %s%s\n",
         state->posted_max, state->buffer_count, berth_class_bytes(BUFFER_CLASS),
         state->receive_bytes_max ? ", limited per connection and turn where the kernel can" : "",
+        state->bundles ? "many buffers in one completion (bundles)"
+                       : "a completion for each buffer (bundles need Linux 6.10)",
         SUBMISSIONS_MAX,
         state->setup_flags & IORING_SETUP_DEFER_TASKRUN
             ? "run by the loop's own thread when it waits (DEFER_TASKRUN)"

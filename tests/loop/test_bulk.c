@@ -1,0 +1,241 @@
+/*
+ * Much data on few connections: whole, in order and nobody else's, however many buffers come at
+ * once, whatever the callbacks keep of them, however few buffers there are.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "loop/ways.h"
+#include "support/faults.h"
+#include "support/sys_groups.h"
+
+#define CONNS 3
+#define BYTES_EACH (UINT64_C(6) << 20)
+#define KEPT_MAX 64
+#define TURNS_MAX 400000u
+
+struct kept {
+    struct berth_lease lease;
+    uint32_t key;
+    uint64_t position;
+};
+
+/** One stream: what its client has sent, and what of it has arrived. */
+struct bulk_stream {
+    int client;
+    uint32_t key;
+    uint64_t written, received;
+};
+
+static struct {
+    struct rig rig;
+    struct bulk_stream streams[CONNS];
+    unsigned opened;
+    struct kept kept[KEPT_MAX];
+    unsigned kept_count;
+    unsigned keep_one_in; /**< spans; 0: none is kept */
+    unsigned spans_max;   /**< that came in one callback */
+    uint64_t random;
+} bulk;
+
+/** Looks at a kept span again: nobody else may have written to it meanwhile. */
+static void
+let_go(unsigned at)
+{
+    const struct kept *kept = &bulk.kept[at];
+    struct berth_pool *pool = berth_loop_pool(bulk.rig.loop);
+    ck_assert(ways_same(berth_lease_data(pool, kept->lease), kept->lease.length, kept->key,
+                        kept->position));
+    ck_assert_int_eq(berth_release(pool, kept->lease), 0);
+    bulk.kept[at] = bulk.kept[--bulk.kept_count];
+}
+
+static void
+keep(const struct berth_span *span, uint32_t key, uint64_t position)
+{
+    if (bulk.kept_count == KEPT_MAX)
+        let_go((unsigned)(test_random(&bulk.random) % KEPT_MAX));
+    struct kept *kept = &bulk.kept[bulk.kept_count++];
+    kept->key = key;
+    kept->position = position;
+    ck_assert_int_eq(
+        berth_retain(berth_loop_pool(bulk.rig.loop), span, 0, span->length, 0, &kept->lease), 0);
+}
+
+static int
+on_open(struct berth_conn *conn, void *ctx)
+{
+    (void)ctx;
+    struct bulk_stream **stream = berth_conn_payload(conn);
+    *stream = &bulk.streams[bulk.opened++];
+    return 0;
+}
+
+static void
+on_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
+{
+    struct bulk_stream *stream = *(struct bulk_stream **)berth_conn_payload(conn);
+    size_t sum = 0;
+    if (n > bulk.spans_max)
+        bulk.spans_max = n;
+    for (unsigned i = 0; i < n; i++) {
+        ck_assert(ways_same(spans[i].data, spans[i].length, stream->key, stream->received));
+        if (bulk.keep_one_in != 0 && test_random(&bulk.random) % bulk.keep_one_in == 0)
+            keep(&spans[i], stream->key, stream->received);
+        stream->received += spans[i].length;
+        sum += spans[i].length;
+    }
+    ck_assert_uint_eq(sum, bytes);
+}
+
+static const struct berth_handlers handlers = {.open = on_open, .data = on_data};
+
+static void
+client_writes(struct bulk_stream *stream)
+{
+    const uint64_t left = BYTES_EACH - stream->written;
+    const size_t length = left < WAYS_BYTES_MAX ? (size_t)left : WAYS_BYTES_MAX;
+    const ssize_t sent =
+        length == 0 ? 0
+                    : send(stream->client, ways_bytes(stream->key, stream->written, length), length,
+                           MSG_NOSIGNAL | MSG_DONTWAIT);
+    ck_assert_msg(sent >= 0 || errno == EAGAIN, "send: %s", strerror(errno));
+    stream->written += sent > 0 ? (uint64_t)sent : 0;
+}
+
+static int
+all_arrived(void)
+{
+    for (unsigned i = 0; i < CONNS; i++) {
+        if (bulk.streams[i].received < BYTES_EACH)
+            return 0;
+    }
+    return 1;
+}
+
+/** One at a time, so that the first that opens is the first that was made. */
+static void
+connect_all(void)
+{
+    for (unsigned i = 0; i < CONNS; i++) {
+        bulk.streams[i].key = 10 + i;
+        bulk.streams[i].client = rig_client(&bulk.rig);
+        RIG_UNTIL(&bulk.rig, bulk.opened == i + 1, 1000);
+    }
+}
+
+/** Everything, to the last byte, on all connections. */
+static void
+run_bulk(const struct berth_loop_options *options, unsigned keep_one_in)
+{
+    int clients[CONNS];
+    memset(&bulk, 0, sizeof bulk);
+    bulk.random = test_seed("bulk");
+    bulk.keep_one_in = keep_one_in;
+    rig_begin(&bulk.rig, options, &handlers, NULL);
+    connect_all();
+    for (unsigned turns = 0; !all_arrived(); turns++) {
+        ck_assert_uint_lt(turns, TURNS_MAX);
+        for (unsigned i = 0; i < CONNS; i++)
+            client_writes(&bulk.streams[i]);
+        (void)rig_turn(&bulk.rig, RIG_TURN_MS);
+        if (bulk.kept_count > 0 && test_random(&bulk.random) % 2 == 0)
+            let_go(0);
+    }
+    while (bulk.kept_count > 0)
+        let_go(0);
+    for (unsigned i = 0; i < CONNS; i++) {
+        ck_assert_uint_eq(bulk.streams[i].received, BYTES_EACH);
+        clients[i] = bulk.streams[i].client;
+    }
+    rig_close_all(&bulk.rig, clients, CONNS);
+    ways_end(&bulk.rig);
+}
+
+START_TEST(bulk_arrives_whole)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct berth_loop_options options;
+    rig_options(&options, engine, NULL);
+    run_bulk(&options, 0);
+}
+END_TEST
+
+START_TEST(what_is_kept_stays_as_it_was)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct berth_loop_options options;
+    rig_options(&options, engine, NULL);
+    run_bulk(&options, 5);
+}
+END_TEST
+
+/** Fewer buffers than a connection's share of a turn: bundles end where the ring does. */
+START_TEST(few_buffers_are_enough)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct berth_loop_options options;
+    rig_options(&options, engine, NULL);
+    options.receive_buffers = 16;
+    run_bulk(&options, 7);
+}
+END_TEST
+
+/** Where the kernel can, several buffers come at once; a test that never saw that proves nothing.
+ */
+START_TEST(bundles_are_used)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct berth_loop_options options;
+    struct berth_loop *loop = NULL;
+    char text[2048];
+    if (strcmp(engine, "uring") != 0)
+        return;
+    rig_options(&options, engine, NULL);
+    ck_assert_int_eq(berth_loop_create(&loop, &options), 0);
+    ck_assert_int_gt(berth_loop_explain(loop, text, sizeof text), 0);
+    ck_assert_int_eq(berth_loop_destroy(loop), 0);
+    const int offered = strstr(text, "many buffers in one completion") != NULL;
+    run_bulk(&options, 0);
+    printf("up to %u spans in one callback\n", bulk.spans_max);
+    ck_assert(!offered || bulk.spans_max > 1);
+}
+END_TEST
+
+#ifdef BERTH_HAVE_LIBURING
+/** A kernel that has never heard of bundles. */
+static intptr_t
+init_without_bundles(unsigned entries, struct io_uring *ring, struct io_uring_params *params)
+{
+    const intptr_t result = sys_direct_uring_init(entries, ring, params);
+    params->features &= ~(1u << 14);
+    return result;
+}
+
+START_TEST(bulk_without_bundles)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct berth_loop_options options;
+    if (strcmp(engine, "uring") != 0)
+        return;
+    rig_options(&options, engine, NULL);
+    berth_sys_uring_init = init_without_bundles;
+    run_bulk(&options, 5);
+    faults_reset();
+    ck_assert_uint_eq(bulk.spans_max, 1);
+}
+END_TEST
+#endif
+
+int
+main(void)
+{
+    Suite *suite = suite_create("loop bulk");
+    RIG_ADD(suite, bulk_arrives_whole);
+    RIG_ADD(suite, what_is_kept_stays_as_it_was);
+    RIG_ADD(suite, few_buffers_are_enough);
+    RIG_ADD(suite, bundles_are_used);
+#ifdef BERTH_HAVE_LIBURING
+    RIG_ADD(suite, bulk_without_bundles);
+#endif
+    return test_run(suite);
+}
