@@ -25,6 +25,9 @@
 #define USER_BYTES_MAX 96
 #define MESSAGE_BYTES 64u
 
+/** Connections that warm a server up, if as many fit. */
+#define WARM_CONNS 64u
+
 /** Until memory has settled: freed sockets of the run before are given back by then. */
 #define SETTLE_MS 150u
 
@@ -58,15 +61,16 @@ read_server(struct server *server, struct reading *reading)
 }
 
 /**
- * One connection that talks for a while touches everything that is made once: code, the heap's
+ * A few connections that talk for a while touch everything that is made once: code, the heap's
  * first pages, every posted buffer.
  */
 static int
-warm(const struct server *server, uint64_t ns)
+warm(const struct server *server, uint32_t conns, uint64_t ns)
 {
     struct load *load = NULL;
-    const struct load_options options = {
-        .conns = 64, .bytes = MESSAGE_BYTES, .port = server->control->port};
+    const struct load_options options = {.conns = conns < WARM_CONNS ? conns : WARM_CONNS,
+                                         .bytes = MESSAGE_BYTES,
+                                         .port = server->control->port};
     int error = load_open(&load, &options);
     if (error == 0)
         error = load_run(load, ns, NULL);
@@ -81,7 +85,7 @@ measure_on(struct server *server, uint32_t conns, uint64_t warm_ns, double *metr
     struct reading before, after;
     const struct load_options options = {
         .conns = conns, .bytes = MESSAGE_BYTES, .port = server->control->port};
-    int error = warm(server, warm_ns);
+    int error = warm(server, conns, warm_ns);
     if (error == 0)
         error = read_server(server, &before);
     if (error == 0)
