@@ -26,16 +26,6 @@
 /** So many completions in one turn make a loop busy: see wait_for_completions. */
 #define BUSY_COMPLETIONS 8
 
-/** Aliases, in this engine, of bits that only readiness engines use. */
-#define CONN_STOPPING CONN_WATCHED  /**< the posted receive (or accept) has been cancelled */
-#define CONN_UNPROVEN CONN_WRITABLE /**< nothing tells yet that the posted receive sees errors */
-
-/**
- * Of slot->flags: its last receive ended with a full buffer, so the next one asks for bundles. Not
- * for everybody: the kernel looks up all buffers that a bundle might need before each receive.
- */
-#define SLOT_BULK BERTH_SLOT_DRIVER
-
 /* ---- submitting ----------------------------------------------------------------------------- */
 
 /** What has been submitted is described in the kernel's own words: the scratch space is free. */
@@ -56,8 +46,8 @@ submit(struct berth_loop *loop)
 }
 
 /** A submission to fill in, or NULL when the kernel takes none just now. */
-static struct io_uring_sqe *
-get_submission(struct berth_loop *loop)
+struct io_uring_sqe *
+uring_get_submission(struct berth_loop *loop)
 {
     struct uring_engine *state = uring_state(loop);
     struct io_uring_sqe *submission = io_uring_get_sqe(&state->ring);
@@ -68,10 +58,10 @@ get_submission(struct berth_loop *loop)
 }
 
 /** The same for an operation of a slot that will be in flight until its last completion. */
-static struct io_uring_sqe *
-begin_operation(struct berth_loop *loop, struct berth_slot *slot)
+struct io_uring_sqe *
+uring_begin_operation(struct berth_loop *loop, struct berth_slot *slot)
 {
-    struct io_uring_sqe *submission = get_submission(loop);
+    struct io_uring_sqe *submission = uring_get_submission(loop);
     if (BERTH_UNLIKELY(submission == NULL))
         return NULL;
     const int error = berth_slot_begin(slot);
@@ -80,220 +70,28 @@ begin_operation(struct berth_loop *loop, struct berth_slot *slot)
     return submission;
 }
 
-static inline void
-set_token(struct io_uring_sqe *submission, const struct berth_slot *slot, enum loop_op op)
-{
-    submission->user_data = berth_slot_token(slot, (uint8_t)op);
-}
-
-/* ---- receiving ------------------------------------------------------------------------------ */
-
-static int
-uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
-{
-    struct uring_engine *state = uring_state(loop);
-    struct io_uring_sqe *submission = begin_operation(loop, slot);
-    if (submission == NULL) {
-        conn_todo(loop, slot);
-        return 0;
-    }
-    const int limited = (slot->state & CONN_CREDIT) != 0;
-    io_uring_prep_recv(submission, berth_slot_fd(slot), NULL, 0, 0);
-    submission->flags |= IOSQE_BUFFER_SELECT;
-    submission->buf_group = BUFFER_GROUP;
-    submission->ioprio = IORING_RECVSEND_POLL_FIRST;
-    if (limited) {
-        const uint64_t credit = slot_cold(loop, slot)->credit;
-        const uint32_t size = berth_class_bytes(BUFFER_CLASS);
-        submission->len = credit < size ? (uint32_t)credit : size;
-    } else {
-        submission->ioprio |= IORING_RECV_MULTISHOT;
-        /* Per go, and in all: after its share of a turn the receive ends with a data completion
-         * and is posted again for the next one. `optlen` of newer headers is this field. */
-        submission->len = state->receive_bytes_max;
-        submission->file_index = state->receive_bytes_max;
-        slot->state |= CONN_UNPROVEN;
-        if (slot->flags & SLOT_BULK && state->bundles) /* there is more: no need to poll first */
-            submission->ioprio = IORING_RECV_MULTISHOT | BERTH_URING_RECVSEND_BUNDLE;
-    }
-    set_token(submission, slot, OP_RECEIVE);
-    slot->state |= CONN_RECEIVING;
-    return 0;
-}
-
 /** Cancels a posted receive or accept; its last completion clears CONN_RECEIVING. */
-static void
-stop_posted(struct berth_loop *loop, struct berth_slot *slot, enum loop_op op)
+void
+uring_stop_posted(struct berth_loop *loop, struct berth_slot *slot, enum loop_op op)
 {
     if (!(slot->state & CONN_RECEIVING) || slot->state & CONN_STOPPING)
         return;
-    struct io_uring_sqe *submission = get_submission(loop);
+    struct io_uring_sqe *submission = uring_get_submission(loop);
     if (submission == NULL) {
         conn_todo(loop, slot);
         return;
     }
     io_uring_prep_cancel64(submission, berth_slot_token(slot, (uint8_t)op), 0);
-    set_token(submission, slot, OP_CANCEL);
+    uring_set_token(submission, slot, OP_CANCEL);
     slot->state |= CONN_STOPPING;
 }
 
-static void
-uring_receive_stop(struct berth_loop *loop, struct berth_slot *slot)
-{
-    stop_posted(loop, slot, OP_RECEIVE);
-}
-
 /** The last completion of a posted operation has come. */
-static void
-operation_ended(struct berth_slot *slot)
+void
+uring_operation_ended(struct berth_slot *slot)
 {
     slot->state &= ~(uint32_t)(CONN_RECEIVING | CONN_STOPPING);
     (void)berth_slot_end(slot);
-}
-
-/** The buffer behind an id is ours again; the connection has seen it, or will not. */
-static void
-settle_buffer(struct berth_loop *loop, uint16_t id)
-{
-    struct uring_engine *state = uring_state(loop);
-    if (berth_pool_settle(loop->pool, state->by_id[id].buffer) == 1)
-        uring_give_buffer(state, id);
-    else
-        (void)uring_post_buffer(loop, id);
-}
-
-/**
- * Lists the buffers that a completion of `bytes` filled, the first being `id`: those that were put
- * into the ring behind it. What is noted of an id holds until that id is put back, so it does not
- * matter in which order completions are looked at.
- */
-static unsigned
-bundle_ids(const struct uring_engine *state, uint16_t id, uint32_t bytes, uint16_t *ids)
-{
-    const uint32_t size = berth_class_bytes(BUFFER_CLASS);
-    const unsigned count = (bytes + size - 1) / size;
-    BERTH_ASSERT(count > 0 && count <= BUNDLE_MAX);
-    ids[0] = id;
-    for (unsigned i = 1; i < count; i++)
-        ids[i] = (uint16_t)state->by_id[ids[i - 1]].next;
-    return count;
-}
-
-/** Takes the buffers of a bundle, and delivers what is in them at once. */
-static void
-take_bundle(struct berth_loop *loop, struct berth_slot *slot, uint32_t bytes, uint16_t id)
-{
-    struct uring_engine *state = uring_state(loop);
-    const uint32_t size = berth_class_bytes(BUFFER_CLASS);
-    uint16_t ids[BUNDLE_MAX];
-    struct berth_span spans[BUNDLE_MAX];
-    const unsigned count = bundle_ids(state, id, bytes, ids);
-    const int wanted = slot != NULL && conn_wants_data(slot);
-    for (unsigned i = 0; i < count && wanted; i++) {
-        const uint32_t length = i + 1 < count ? size : bytes - i * size;
-        const int error =
-            berth_pool_lend(loop->pool, state->by_id[ids[i]].buffer, length, &spans[i]);
-        BERTH_ASSERT(error == 0); /* the length fits, and it was posted */
-        (void)error;
-    }
-    if (wanted)
-        conn_deliver(loop, slot, spans, count, bytes);
-    for (unsigned i = 0; i < count; i++) {
-        if (wanted)
-            settle_buffer(loop, ids[i]);
-        else
-            uring_give_buffer(state, ids[i]);
-    }
-}
-
-/** Takes the buffer that a completion brought, whatever else it says, and delivers what is in it.
- */
-static void
-take_buffer(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint16_t id)
-{
-    struct uring_engine *state = uring_state(loop);
-    BERTH_ASSERT(id < state->buffer_count && state->by_id[id].data != NULL);
-    struct berth_span span;
-    if (BERTH_UNLIKELY(result > (int32_t)berth_class_bytes(BUFFER_CLASS))) {
-        take_bundle(loop, slot, (uint32_t)result, id);
-        return;
-    }
-    if (BERTH_UNLIKELY(
-            result <= 0 || slot == NULL || !conn_wants_data(slot) ||
-            berth_pool_lend(loop->pool, state->by_id[id].buffer, (uint32_t)result, &span) != 0)) {
-        uring_give_buffer(state, id);
-        return;
-    }
-    conn_deliver(loop, slot, &span, 1, (size_t)result);
-    settle_buffer(loop, id);
-}
-
-/** A receive has ended without data. */
-static void
-receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
-{
-    struct uring_engine *state = uring_state(loop);
-    if (slot->flags & BERTH_SLOT_CLOSING)
-        return;
-    if (result == 0) {
-        conn_eof(loop, slot);
-    } else if (result == -ENOBUFS) {
-        uring_grow_ring(state);
-        if (conn_wants_data(slot))
-            receive_starve(loop, slot);
-    } else if (result == -EINVAL && state->receive_bytes_max != 0) {
-        state->receive_bytes_max = 0; /* a kernel before 6.17: post again without limits */
-    } else if (result == -EINVAL && slot->flags & SLOT_BULK) {
-        state->bundles = 0; /* nor with many buffers at once */
-        slot->flags &= (uint8_t)~SLOT_BULK;
-    } else if (result != -ECANCELED && result != -EINTR && result != -ENOMEM && result != -ENOSPC &&
-               result != -EAGAIN) {
-        conn_failed(loop, slot, result);
-    }
-}
-
-/**
- * A multishot receive that is posted when data and a reset are both there already delivers the data
- * and then waits for an event that has been: the reset would never be told. What comes after the
- * first data wakes it, so looking once is enough. Only an error counts here: an orderly end is told
- * by the receive itself, behind bytes of which completions may still stand in the queue.
- */
-static void
-prove_receive(struct berth_loop *loop, struct berth_slot *slot)
-{
-    char byte;
-    slot->state &= ~(uint32_t)CONN_UNPROVEN;
-    if (!conn_wants_data(slot))
-        return;
-    const intptr_t got =
-        sys_recv(berth_slot_fd(slot), &byte, sizeof(byte), MSG_DONTWAIT | MSG_PEEK);
-    loop->stats.syscalls++;
-    if (got < 0 && got != -EAGAIN && got != -EINTR)
-        conn_failed(loop, slot, (int)got);
-}
-
-static void
-on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint32_t flags)
-{
-    if (BERTH_UNLIKELY(!(flags & IORING_CQE_F_MORE))) {
-        operation_ended(slot);
-        slot->state |= CONN_TODO;
-        if (result >= (int32_t)berth_class_bytes(BUFFER_CLASS))
-            slot->flags |= SLOT_BULK;
-        else if (result > 0)
-            slot->flags &= (uint8_t)~SLOT_BULK;
-        loop->current = slot;
-        loop->stats.rearms += result != 0 && conn_wants_data(slot);
-        loop->stats.fairness_stops +=
-            result > 0 && !(slot->state & CONN_CREDIT) && uring_state(loop)->receive_bytes_max != 0;
-    }
-    if (BERTH_LIKELY(flags & IORING_CQE_F_BUFFER))
-        take_buffer(loop, slot, result, (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT));
-    if (BERTH_UNLIKELY(result <= 0))
-        receive_failed(loop, slot, result);
-    else if (BERTH_UNLIKELY(slot->state & CONN_UNPROVEN) && flags & IORING_CQE_F_MORE &&
-             !(flags & IORING_CQE_F_SOCK_NONEMPTY))
-        prove_receive(loop, slot);
 }
 
 /* ---- sending -------------------------------------------------------------------------------- */
@@ -309,7 +107,7 @@ uring_send(struct berth_loop *loop, struct berth_slot *slot)
         conn_todo(loop, slot);
         return;
     }
-    struct io_uring_sqe *submission = begin_operation(loop, slot);
+    struct io_uring_sqe *submission = uring_begin_operation(loop, slot);
     if (submission == NULL) {
         conn_todo(loop, slot);
         return;
@@ -329,7 +127,7 @@ uring_send(struct berth_loop *loop, struct berth_slot *slot)
                            head->lease.length, flags);
         send_begin(loop, slot, 1);
     }
-    set_token(submission, slot, OP_SEND);
+    uring_set_token(submission, slot, OP_SEND);
     slot->state |= CONN_SENDING;
 }
 
@@ -354,11 +152,11 @@ uring_accept_start(struct berth_loop *loop, struct berth_slot *slot)
 {
     if (slot->state & CONN_RECEIVING)
         return 0; /* if it is being stopped, its last completion starts it again */
-    struct io_uring_sqe *submission = begin_operation(loop, slot);
+    struct io_uring_sqe *submission = uring_begin_operation(loop, slot);
     if (submission == NULL)
         return -EAGAIN;
     io_uring_prep_multishot_accept(submission, berth_slot_fd(slot), NULL, NULL, SOCK_CLOEXEC);
-    set_token(submission, slot, OP_ACCEPT);
+    uring_set_token(submission, slot, OP_ACCEPT);
     slot->state |= CONN_RECEIVING;
     return 0;
 }
@@ -366,7 +164,7 @@ uring_accept_start(struct berth_loop *loop, struct berth_slot *slot)
 static void
 uring_accept_stop(struct berth_loop *loop, struct berth_slot *slot)
 {
-    stop_posted(loop, slot, OP_ACCEPT);
+    uring_stop_posted(loop, slot, OP_ACCEPT);
 }
 
 static void
@@ -376,7 +174,7 @@ on_accept(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint
     const int unwanted = slot->flags & BERTH_SLOT_CLOSING || slot->state & CONN_FAILED;
     const int ended = !(flags & IORING_CQE_F_MORE);
     if (ended)
-        operation_ended(slot);
+        uring_operation_ended(slot);
     if (result >= 0 && unwanted)
         (void)sys_close(result);
     else if (result >= 0)
@@ -397,11 +195,11 @@ on_accept(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint
 static int
 uring_connect_wait(struct berth_loop *loop, struct berth_slot *slot)
 {
-    struct io_uring_sqe *submission = begin_operation(loop, slot);
+    struct io_uring_sqe *submission = uring_begin_operation(loop, slot);
     if (submission == NULL)
         return -EAGAIN;
     io_uring_prep_poll_add(submission, berth_slot_fd(slot), POLLOUT);
-    set_token(submission, slot, OP_CONNECT);
+    uring_set_token(submission, slot, OP_CONNECT);
     return 0;
 }
 
@@ -420,11 +218,11 @@ on_connect(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
 static int
 uring_watch(struct berth_loop *loop, struct berth_slot *slot)
 {
-    struct io_uring_sqe *submission = begin_operation(loop, slot);
+    struct io_uring_sqe *submission = uring_begin_operation(loop, slot);
     if (submission == NULL)
         return -EAGAIN;
     io_uring_prep_poll_multishot(submission, berth_slot_fd(slot), POLLIN);
-    set_token(submission, slot, OP_WAKE);
+    uring_set_token(submission, slot, OP_WAKE);
     return 0;
 }
 
@@ -460,8 +258,8 @@ on_stale(struct berth_loop *loop, const struct io_uring_cqe *completion)
     if (berth_token_op(completion->user_data) != OP_CANCEL)
         loop->stats.stale++; /* a cancel may be answered after what it cancelled */
     if (completion->flags & IORING_CQE_F_BUFFER)
-        take_buffer(loop, NULL, completion->res > 0 ? completion->res : 0,
-                    (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT));
+        uring_take_buffer(loop, NULL, completion->res > 0 ? completion->res : 0,
+                          (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT));
 }
 
 static void
@@ -477,7 +275,7 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
     }
     switch (berth_token_op(token)) {
     case OP_RECEIVE:
-        on_receive(loop, slot, result, flags);
+        uring_on_receive(loop, slot, result, flags);
         break;
     case OP_SEND:
         on_send(loop, slot, result);
@@ -573,11 +371,11 @@ uring_turn(struct berth_loop *loop, int timeout_ms)
 static void
 uring_cancel(struct berth_loop *loop, struct berth_slot *slot)
 {
-    struct io_uring_sqe *submission = get_submission(loop);
+    struct io_uring_sqe *submission = uring_get_submission(loop);
     if (submission == NULL)
         return; /* it will be asked again */
     io_uring_prep_cancel_fd(submission, berth_slot_fd(slot), IORING_ASYNC_CANCEL_ALL);
-    set_token(submission, slot, OP_CANCEL);
+    uring_set_token(submission, slot, OP_CANCEL);
 }
 
 static void

@@ -1,8 +1,9 @@
 /*
  * What the two files of the io_uring engine share: the ring, the ring of buffers, and their limits.
  *
- *   engine_uring.c        operations: what is submitted, and what its completions mean
- *   engine_uring_setup.c  the ring itself, and the buffers in it
+ *   engine_uring.c          operations: what is submitted, and what its completions mean
+ *   engine_uring_receive.c  the same for receives
+ *   engine_uring_setup.c    the ring itself, and the buffers in it
  *
  * SPDX-License-Identifier: MIT
  */
@@ -77,6 +78,46 @@ uring_state(const struct berth_loop *loop)
 {
     return (struct uring_engine *)loop->engine_state;
 }
+
+/** Aliases, in this engine, of bits that only readiness engines use. */
+#define CONN_STOPPING CONN_WATCHED  /**< the posted receive (or accept) has been cancelled */
+#define CONN_UNPROVEN CONN_WRITABLE /**< nothing tells yet that the posted receive sees errors */
+
+/* ---- submitting: engine_uring.c -------------------------------------------------------------- */
+
+/** A submission to fill in, or NULL when the kernel takes none just now. */
+struct io_uring_sqe *uring_get_submission(struct berth_loop *loop);
+
+/** The same for an operation of a slot that will be in flight until its last completion. */
+struct io_uring_sqe *uring_begin_operation(struct berth_loop *loop, struct berth_slot *slot);
+
+static inline void
+uring_set_token(struct io_uring_sqe *submission, const struct berth_slot *slot, enum loop_op op)
+{
+    submission->user_data = berth_slot_token(slot, (uint8_t)op);
+}
+
+/** Cancels a posted receive or accept; its last completion clears CONN_RECEIVING. */
+void uring_stop_posted(struct berth_loop *loop, struct berth_slot *slot, enum loop_op op);
+
+/** The last completion of a posted operation has come. */
+void uring_operation_ended(struct berth_slot *slot);
+
+/* ---- receiving: engine_uring_receive.c ------------------------------------------------------- */
+
+int uring_receive_start(struct berth_loop *loop, struct berth_slot *slot);
+void uring_receive_stop(struct berth_loop *loop, struct berth_slot *slot);
+void uring_on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result,
+                      uint32_t flags);
+
+/**
+ * Takes the buffer, or the bundle of them, that a completion brought, whatever else it says, and
+ * delivers what is in it; to nobody if `slot` is NULL.
+ */
+void uring_take_buffer(struct berth_loop *loop, struct berth_slot *slot, int32_t result,
+                       uint16_t id);
+
+/* ---- setting up: engine_uring_setup.c -------------------------------------------------------- */
 
 /** Puts the buffer behind an id back into the ring; the kernel sees it after publish. */
 void uring_give_buffer(struct uring_engine *state, uint16_t id);
