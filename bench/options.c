@@ -81,7 +81,9 @@ usage(FILE *out)
         "  --cpu SERVER[,LOAD]   CPUs to bind to; default: the second and the first\n"
         "  --json[=FILE]         JSON, to standard output unless a file is named\n"
         "  --csv[=FILE]          CSV, likewise\n"
-        "  --out DIRECTORY       of report: where to write; default: berth-report\n"
+        "  --out DIRECTORY       write a page with tables and plots there, JSON and CSV beside "
+        "it;\n"
+        "                        report always does: by default into berth-report\n"
         "\n"
         "options of some cases\n"
         "  --variants NAME[,NAME...]\n"
@@ -276,7 +278,7 @@ flag_allowed(const struct request *request, int flag)
         return false;
     switch (flag) {
     case FLAG_OUT:
-        return request->command == COMMAND_REPORT;
+        return request->command == COMMAND_REPORT || one != NULL;
     case FLAG_JSON:
     case FLAG_CSV:
         return request->command != COMMAND_REPORT;
@@ -370,12 +372,13 @@ request_read(struct request *request, int argc, char **argv)
         {"--help", COMMAND_HELP},
     };
     memset(request, 0, sizeof *request);
-    request->directory = "berth-report";
     if (argc < 2)
         return usage_error("%s", "which case?");
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         if (strcmp(argv[1], words[i].word) == 0) {
             request->command = words[i].command;
+            if (request->command == COMMAND_REPORT)
+                request->directory = "berth-report";
             return read_flags(request, argc - 1, argv + 1);
         }
     }

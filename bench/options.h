@@ -21,7 +21,7 @@ struct request {
     enum command command;
     const struct bench_case *chosen; /**< of COMMAND_CASE */
     enum preset preset;
-    const char *directory;        /**< of COMMAND_REPORT */
+    const char *directory;        /**< for a page; NULL: none */
     struct bench_options options; /**< what was said; zero or NULL: nothing was */
     bool has_cpus;
 };

@@ -183,16 +183,56 @@ outputs_close(struct outputs *outputs, int status)
     return status;
 }
 
+/** A page with a section for `only`, or for every case. */
+static int
+page_open(const struct request *request, const struct bench_case *only, struct outputs *wholes)
+{
+    if (request->directory == NULL)
+        return 0;
+    if (mkdir(request->directory, 0777) != 0 && errno != EEXIST) {
+        fprintf(stderr, "berth-bench: %s: %s\n", request->directory, strerror(errno));
+        return -EIO;
+    }
+    wholes->directory = request->directory;
+    wholes->html = file_in(request->directory, "index", ".html");
+    if (wholes->html == NULL)
+        return -EIO;
+    const char *names[CASES_MAX + 1] = {NULL};
+    for (unsigned i = 0; only == NULL && i < CASES_MAX && bench_cases[i] != NULL; i++)
+        names[i] = bench_cases[i]->name;
+    if (only != NULL)
+        names[0] = only->name;
+    report_html_begin(names, wholes->html);
+    return 0;
+}
+
+static int
+page_close(const struct request *request, struct outputs *wholes, int status)
+{
+    if (wholes->html == NULL)
+        return status;
+    report_html_end(wholes->html);
+    if (file_end(wholes->html) != 0) {
+        fprintf(stderr, "berth-bench: %s/index.html could not be written\n", request->directory);
+        return STATUS_FAILED;
+    }
+    if (wholes->text != NULL)
+        fprintf(wholes->text,
+                "\nThe page is %s/index.html; its plots, JSON and CSV lie beside it.\n",
+                request->directory);
+    return status;
+}
+
 int
 run_one(const struct request *request)
 {
     struct bench_options options;
     struct outputs outputs;
     request_options(request, request->chosen, &options);
-    if (outputs_open(&outputs, &options) != 0)
+    if (outputs_open(&outputs, &options) != 0 || page_open(request, request->chosen, &outputs) != 0)
         return outputs_close(&outputs, STATUS_FAILED);
     machine_catch_interrupts();
-    const int status = run_case(request->chosen, &options, &outputs);
+    const int status = page_close(request, &outputs, run_case(request->chosen, &options, &outputs));
     return outputs_close(&outputs, status == STATUS_UNWRITTEN ? STATUS_FAILED : status);
 }
 
@@ -308,39 +348,6 @@ run_into(const struct request *request, const struct bench_case *one, const stru
     return status;
 }
 
-static int
-page_open(const struct request *request, struct outputs *wholes)
-{
-    if (mkdir(request->directory, 0777) != 0 && errno != EEXIST) {
-        fprintf(stderr, "berth-bench: %s: %s\n", request->directory, strerror(errno));
-        return -EIO;
-    }
-    wholes->directory = request->directory;
-    wholes->html = file_in(request->directory, "index", ".html");
-    if (wholes->html == NULL)
-        return -EIO;
-    const char *names[CASES_MAX + 1] = {NULL};
-    for (unsigned i = 0; i < CASES_MAX && bench_cases[i] != NULL; i++)
-        names[i] = bench_cases[i]->name;
-    report_html_begin(names, wholes->html);
-    return 0;
-}
-
-static int
-page_close(const struct request *request, struct outputs *wholes, int status)
-{
-    if (wholes->html == NULL)
-        return status;
-    report_html_end(wholes->html);
-    if (file_end(wholes->html) != 0) {
-        fprintf(stderr, "berth-bench: %s/index.html could not be written\n", request->directory);
-        return STATUS_FAILED;
-    }
-    printf("\nThe page is %s/index.html; its plots, JSON and CSV lie beside it.\n",
-           request->directory);
-    return status;
-}
-
 int
 run_all(const struct request *request)
 {
@@ -350,8 +357,7 @@ run_all(const struct request *request)
     unsigned count = 0;
     while (bench_cases[count] != NULL)
         count++;
-    if (outputs_open(&wholes, &request->options) != 0 ||
-        (request->command == COMMAND_REPORT && page_open(request, &wholes) != 0))
+    if (outputs_open(&wholes, &request->options) != 0 || page_open(request, NULL, &wholes) != 0)
         return outputs_close(&wholes, STATUS_FAILED);
     machine_catch_interrupts();
     signal(SIGCHLD, on_child);

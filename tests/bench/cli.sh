@@ -39,7 +39,7 @@ refused "nothing at all"
 for words in nonsense "" -x --nonsense --rounds all-of-them "list nonsense" "list --rounds 1" \
     "list --json" "--help --json" "--help nonsense" "--version nonsense" "$one nonsense" \
     "$one --nonsense" "$one -x" "$one -xyz" "$one --rounds" "$one --quick=yes" "$one --json file" \
-    "$one --out directory" "all nonsense" "all --out directory" "all --connections 10" \
+    "all nonsense" "all --out directory" "all --connections 10" \
     "all --active 10" "all --variants x" "all --size 64" "all --load epoll" "all --server x" \
     "all --events 1" "all --cachegrind" "report --json" "report --csv=x" "report nonsense" \
     "$one --json --csv" "$one --json=same --csv=same"; do

@@ -103,4 +103,14 @@ else
     skip "no real page is made: there is no setsid"
 fi
 
+# ---- the page of one case ------------------------------------------------------------------------
+"$bench" timers --quick --rounds 1 --seconds 0.001 --connections 100 --out=alone > out 2> said ||
+    fail "a page of one case: status $?"
+if [ "$command" != none ]; then
+    judge "a page of one case" page alone/index.html "$(find alone -name '*.svg' | wc -l)"
+fi
+check "it has that case alone" \
+    sh -c 'grep -c "<section id=" alone/index.html | grep -q -x 1'
+judge_json "the JSON beside it" alone/timers.json
+
 finish
