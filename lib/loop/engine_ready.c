@@ -105,6 +105,9 @@ ready_receive_stop(struct berth_loop *loop, struct berth_slot *slot)
 
 /* ---- receiving ------------------------------------------------------------------------------ */
 
+/** Who has received so much at once begins with a big read the next time. */
+#define BULK_BYTES (4 * (size_t)RECEIVE_BYTES)
+
 /** There is a lot: fewer, bigger reads, as far as the connection's share of the turn goes. */
 static enum berth_class
 bulk_class(const struct berth_loop *loop, size_t share_left)
@@ -124,9 +127,13 @@ static void
 receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
 {
     const size_t share = loop->options.fairness_bytes;
-    enum berth_class size_class = BERTH_CLASS_4K;
-    size_t size = RECEIVE_BYTES;
-    for (size_t total = 0;;) {
+    const int bulk = slot->flags & SLOT_BULK;
+    enum berth_class size_class = BERTH_UNLIKELY(bulk) ? bulk_class(loop, share) : BERTH_CLASS_4K;
+    size_t size = BERTH_UNLIKELY(bulk) ? berth_class_bytes(size_class) : RECEIVE_BYTES;
+    size_t total = 0;
+    if (BERTH_UNLIKELY(bulk))
+        slot->flags &= (uint8_t)~SLOT_BULK;
+    for (;;) {
         /* Not even once, if another connection's callback has just closed or paused this one. */
         if (!(slot->state & CONN_RECEIVING) || !conn_may_receive(loop, slot)) {
             ready_receive_stop(loop, slot); /* conn_progress starts it again when it may */
@@ -152,6 +159,8 @@ receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
         if (got == 0 || (got < size && !may_leave_some))
             break;
     }
+    if (BERTH_UNLIKELY(total >= BULK_BYTES))
+        slot->flags |= SLOT_BULK;
     if (slot->state & CONN_STARVED)
         ready_receive_stop(loop, slot); /* it stands in the queue now: no need to be told again */
 }

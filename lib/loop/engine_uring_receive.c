@@ -13,12 +13,6 @@
 
 #include "os/sys.h"
 
-/**
- * Of slot->flags: its last receive ended with a full buffer, so the next one asks for bundles. Not
- * for everybody: the kernel looks up all buffers that a bundle might need before each receive.
- */
-#define SLOT_BULK BERTH_SLOT_DRIVER
-
 int
 uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
 {

@@ -51,6 +51,13 @@ enum conn_state {
     CONN_RESET = 1u << 21           /**< close with a reset */
 };
 
+/**
+ * Of slot->flags: much came when it was received from last, so that engines ask for much at once.
+ * Not for everybody: io_uring looks up all buffers that might be needed before each receive, and a
+ * big buffer is warm in no cache.
+ */
+#define SLOT_BULK BERTH_SLOT_DRIVER
+
 /** Anything that makes a send come too late. */
 #define CONN_NO_SEND                                                                               \
     (CONN_SHUT_WANTED | CONN_SHUT_DONE | CONN_CLOSE_WANTED | CONN_FAILED | CONN_LISTENER |         \
