@@ -174,17 +174,21 @@ START_TEST(bulk_arrives_whole)
 }
 END_TEST
 
-/** Not a callback for each 4 KiB: the average is far above that, on every engine. */
+/**
+ * Not a callback for each 4 KiB, on engines that read by themselves. (How much a completion brings
+ * is a matter of when it is looked for: see bundles_are_used.)
+ */
 START_TEST(bulk_comes_in_big_pieces)
 {
     RIG_ENGINE_OR_RETURN(engine);
     struct berth_loop_options options;
+    if (strcmp(engine, "uring") == 0)
+        return;
     rig_options(&options, engine, NULL);
     run_bulk(&options, 0);
     printf("%s: %llu bytes in a callback\n", engine,
            (unsigned long long)(CONNS * BYTES_EACH / bulk.callbacks));
-    ck_assert(CONNS * BYTES_EACH / bulk.callbacks > 16384 ||
-              (strcmp(engine, "uring") == 0 && !has_bundles(&options)));
+    ck_assert_uint_gt(CONNS * BYTES_EACH / bulk.callbacks, 16384);
 }
 END_TEST
 
