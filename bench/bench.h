@@ -82,6 +82,7 @@ struct bench_case {
     const char *(*variant)(unsigned at);
     unsigned options;         /**< bits of enum bench_option */
     uint32_t connections_max; /**< of --connections */
+    uint32_t active_max;      /**< of --active; 0: connections_max */
     struct bench_preset normal, quick, full;
     const struct report_plot *plots; /**< ended by a NULL name; may be NULL */
 };

@@ -14,9 +14,11 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -114,6 +116,9 @@ become_valgrind(const struct geometry *geometry, const char *variant, const char
         _exit(126);
     self[length] = '\0';
     snprintf(out_option, sizeof out_option, "--cachegrind-out-file=%s", out);
+    /* jemalloc gives memory back by the clock: then counts would depend on time. */
+    setenv("MALLOC_CONF", "dirty_decay_ms:-1,muzzy_decay_ms:-1", 1);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
     dup2(null, STDIN_FILENO);
     dup2(null, STDOUT_FILENO);
     dup2(null, STDERR_FILENO);
@@ -194,8 +199,10 @@ lookup_count_exactly(struct bench *bench)
         }
     }
     bench_progress_end(bench);
-    if (error == -ENOENT)
+    if (error == -ENOENT) {
         report_note(&bench->report, "counting needs valgrind, which is not installed");
+        return error;
+    }
     report_note(&bench->report,
                 "simulated caches: %s %s; %" PRIu64 " events in random order; the events "
                 "themselves are one line in eight events; prefetching is not simulated",

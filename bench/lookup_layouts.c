@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "machine.h"
 #include "random.h"
 
 _Static_assert(sizeof(struct lookup_state) <= BERTH_SLOT_PAYLOAD_BYTES, "the state fits a slot");
@@ -27,7 +28,9 @@ build_table(struct berth_table *table, const struct lookup_set *set, enum berth_
     options.slots_max = set->index_max;
     options.huge_pages = huge;
     int error = berth_table_init(table, &options);
-    for (uint32_t i = 0; i < set->conns && error == 0; i++) {
+    if (error == 0 && berth_table_slots_max(table) < set->index_max)
+        error = -ENOMEM; /* under a limit on address space it is made smaller */
+    for (uint32_t i = 0; i < set->conns && error == 0 && !machine_interrupted; i++) {
         struct berth_slot *slot = NULL;
         error = berth_table_claim(table, set->indices[i], &slot);
     }
@@ -40,7 +43,7 @@ build_objects(struct lookup_set *set, const uint32_t *order)
     set->objects = calloc(set->index_max, sizeof set->objects[0]);
     if (set->objects == NULL)
         return -ENOMEM;
-    for (uint32_t i = 0; i < set->conns; i++) {
+    for (uint32_t i = 0; i < set->conns && !machine_interrupted; i++) {
         const uint32_t index = set->indices[order[i]];
         struct lookup_object *object = calloc(1, sizeof *object);
         if (object == NULL)
@@ -88,7 +91,7 @@ build_parts(struct lookup_set *set, const uint32_t *order)
         error = lookup_open_build(set);
     if (error == 0 && (set->parts & LOOKUP_TREE))
         error = lookup_tree_build(set, order);
-    return error;
+    return error == 0 && machine_interrupted ? -ECANCELED : error;
 }
 
 int

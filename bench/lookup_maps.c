@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "lookup.h"
+#include "machine.h"
 
 /* ---- uthash -----------------------------------------------------------------------------------
  */
@@ -28,7 +29,7 @@ struct lookup_hash {
 int
 lookup_hash_build(struct lookup_set *set, const uint32_t *order)
 {
-    for (uint32_t i = 0; i < set->conns; i++) {
+    for (uint32_t i = 0; i < set->conns && !machine_interrupted; i++) {
         struct lookup_hash *node = calloc(1, sizeof *node);
         if (node == NULL)
             return -ENOMEM;
@@ -205,7 +206,7 @@ lookup_tree_build(struct lookup_set *set, const uint32_t *order)
     set->tree->nodes = calloc(set->conns, sizeof *set->tree->nodes);
     if (set->tree->nodes == NULL)
         return -ENOMEM;
-    for (uint32_t i = 0; i < set->conns; i++) {
+    for (uint32_t i = 0; i < set->conns && !machine_interrupted; i++) {
         struct tree_node *node = &set->tree->nodes[i];
         node->key = set->indices[order[i]];
         node->object.fd = (int)node->key;

@@ -17,6 +17,9 @@
 /** No descriptor above this is asked for: the kernel's table grows to the highest. */
 #define FD_LIMIT 4096u
 
+/** With fewer to be had than this, the numbers wanted are those of the standard files. */
+#define FD_ROOM_MIN 16u
+
 /** Enough events that a working set which fits the last-level cache has got there. */
 #define WARM_EVENTS_MAX 131072u
 
@@ -98,6 +101,9 @@ lookup_fds_open(struct lookup_fds *fds)
 {
     const uint32_t room = machine_descriptors_free();
     uint32_t wanted = READ_FDS;
+    fds->count = 0;
+    if (room < FD_ROOM_MIN)
+        return -EMFILE;
     while (wanted > 1 && wanted * 4 > room)
         wanted /= 2;
     fds->first = (int)((room < FD_LIMIT ? room : FD_LIMIT) - wanted);
@@ -125,13 +131,20 @@ register_all(const struct lookup_run *run, int epoll)
     return 0;
 }
 
+/** Events of one wait: different connections, so no more than are active. */
+static int
+batch_events(const struct lookup_run *run)
+{
+    return run->set->active < LOOKUP_BATCH ? (int)run->set->active : LOOKUP_BATCH;
+}
+
 /** Makes the next batch of connections ready. */
 static int
 make_ready(struct lookup_run *run)
 {
     const uint64_t *indices = run->set->carried[LOOKUP_INDEX];
     const uint64_t one = 1;
-    for (unsigned i = 0; i < LOOKUP_BATCH; i++) {
+    for (int i = 0; i < batch_events(run); i++) {
         if (write((int)indices[run->at], &one, sizeof one) != sizeof one)
             return -errno;
         run->at = run->at + 1 < run->set->active ? run->at + 1 : 0;
@@ -148,7 +161,7 @@ turn(struct lookup_run *run, int epoll, uint64_t *spent_ns)
         return error;
     const uint64_t begin = machine_now_ns();
     const int count = epoll_wait(epoll, batch, LOOKUP_BATCH, 0);
-    if (count != LOOKUP_BATCH)
+    if (count != batch_events(run))
         return count < 0 ? -errno : -EIO;
     handle(run, batch, count);
     *spent_ns += machine_now_ns() - begin;
@@ -172,6 +185,6 @@ lookup_run_epoll(struct lookup_run *run, uint64_t slice_ns, double *ns_per_event
     }
     close(epoll);
     if (error == 0)
-        *ns_per_event = (double)spent_ns / (double)(turns * LOOKUP_BATCH);
+        *ns_per_event = (double)spent_ns / (double)(turns * (uint64_t)batch_events(run));
     return error;
 }

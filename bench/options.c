@@ -194,6 +194,12 @@ names_known(const char *list, const char *known)
     return true;
 }
 
+static long
+active_max(const struct bench_case *one)
+{
+    return (long)(one->active_max != 0 ? one->active_max : one->connections_max);
+}
+
 static bool
 read_value(struct request *request, int flag, const char *text)
 {
@@ -215,7 +221,7 @@ read_value(struct request *request, int flag, const char *text)
     case FLAG_CONNECTIONS:
         return read_numbers(&options->connections, text, (long)one->connections_max);
     case FLAG_ACTIVE:
-        return read_numbers(&options->active, text, (long)one->connections_max);
+        return read_numbers(&options->active, text, active_max(one));
     case FLAG_VARIANTS:
         options->variants = text;
         return variants_known(one, text);
@@ -406,7 +412,7 @@ request_options(const struct request *request, const struct bench_case *one,
     if (options->connections.count == 0 && preset->connections != NULL)
         read_numbers(&options->connections, preset->connections, (long)one->connections_max);
     if (options->active.count == 0 && preset->active != NULL)
-        read_numbers(&options->active, preset->active, (long)one->connections_max);
+        read_numbers(&options->active, preset->active, active_max(one));
     if (options->bytes == 0)
         options->bytes = 64;
     if (!request->has_cpus) {

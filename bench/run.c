@@ -113,8 +113,12 @@ run_case(const struct bench_case *one, const struct bench_options *options,
     bench.options = *options;
     bench.report.case_name = one->name;
     bench.progress_line = isatty(STDERR_FILENO);
-    if (options->events > 0) /* somebody else measures */
-        return one->run(&bench) == 0 ? 0 : STATUS_FAILED;
+    if (options->events > 0) { /* somebody else measures */
+        const int failed = one->run(&bench);
+        if (failed != 0)
+            fprintf(stderr, "berth-bench: %s: %s\n", one->name, strerror(-failed));
+        return failed == 0 ? 0 : STATUS_FAILED;
+    }
     environment_begin(&bench.environment, options->cpu_server, options->cpu_load);
     if (options->rounds < BENCH_ROUNDS_RELIABLE && one->normal.rounds >= BENCH_ROUNDS_RELIABLE &&
         !options->cachegrind)
