@@ -75,7 +75,8 @@ enum berth_slot_flag {
     BERTH_SLOT_CLOSING = 2,
     BERTH_SLOT_COLD_USED = 4,
     BERTH_SLOT_GIVEN = 8,
-    BERTH_SLOT_DRIVER = 128 /**< means what whoever drives the table wants it to mean */
+    BERTH_SLOT_DRIVER_1 = 64, /**< these two mean what whoever drives the table wants */
+    BERTH_SLOT_DRIVER_2 = 128
 };
 
 /**

@@ -33,7 +33,7 @@
 #define BERTH_URING_RECVSEND_BUNDLE (1u << 4)
 #define BERTH_URING_FEAT_RECVSEND_BUNDLE (1u << 14)
 
-/** Buffers that one completion of a bundle may span: the kernel's own limit. */
+/** Buffers that one completion of a bundle may span, by the limit that it is posted with. */
 #define BUNDLE_MAX 256
 
 /** Leases sent by one operation. */

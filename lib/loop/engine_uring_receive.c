@@ -13,6 +13,34 @@
 
 #include "os/sys.h"
 
+/** Of slot->flags: the posted receive has limits that kernels before 6.17 refuse. */
+#define SLOT_LIMITED BERTH_SLOT_DRIVER_1
+
+/** A multishot receive, limited in all and per go where the kernel can. */
+static void
+limit_receive(const struct uring_engine *state, struct berth_slot *slot,
+              struct io_uring_sqe *submission)
+{
+    uint32_t bytes = state->receive_bytes_max;
+    submission->ioprio |= IORING_RECV_MULTISHOT;
+    slot->state |= CONN_UNPROVEN;
+    slot->flags &= (uint8_t)~SLOT_LIMITED;
+    if (bytes == 0)
+        return;
+    slot->flags |= SLOT_LIMITED;
+    /* Bundles only with a limit in all: it bounds the buffers that one completion may bring. There
+     * is more to come, so there is no need to poll first. */
+    if (slot->flags & SLOT_BULK && state->bundles) {
+        submission->ioprio = IORING_RECV_MULTISHOT | BERTH_URING_RECVSEND_BUNDLE;
+        if (bytes > BUNDLE_MAX * RECEIVE_BYTES)
+            bytes = BUNDLE_MAX * RECEIVE_BYTES;
+    }
+    /* After its share of a turn the receive ends with a data completion and is posted again for the
+     * next one. `optlen` of newer headers is this field. */
+    submission->len = bytes;
+    submission->file_index = bytes;
+}
+
 int
 uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
 {
@@ -32,14 +60,7 @@ uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
         const uint32_t size = berth_class_bytes(BUFFER_CLASS);
         submission->len = credit < size ? (uint32_t)credit : size;
     } else {
-        submission->ioprio |= IORING_RECV_MULTISHOT;
-        /* Per go, and in all: after its share of a turn the receive ends with a data completion
-         * and is posted again for the next one. `optlen` of newer headers is this field. */
-        submission->len = state->receive_bytes_max;
-        submission->file_index = state->receive_bytes_max;
-        slot->state |= CONN_UNPROVEN;
-        if (slot->flags & SLOT_BULK && state->bundles) /* there is more: no need to poll first */
-            submission->ioprio = IORING_RECV_MULTISHOT | BERTH_URING_RECVSEND_BUNDLE;
+        limit_receive(state, slot, submission);
     }
     uring_set_token(submission, slot, OP_RECEIVE);
     slot->state |= CONN_RECEIVING;
@@ -140,13 +161,11 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
         conn_eof(loop, slot);
     } else if (result == -ENOBUFS) {
         uring_grow_ring(state);
+        slot->flags &= (uint8_t)~SLOT_BULK; /* posted without polling first it would fail at once */
         if (conn_wants_data(slot))
             receive_starve(loop, slot);
-    } else if (result == -EINVAL && state->receive_bytes_max != 0) {
+    } else if (result == -EINVAL && slot->flags & SLOT_LIMITED) {
         state->receive_bytes_max = 0; /* a kernel before 6.17: post again without limits */
-    } else if (result == -EINVAL && slot->flags & SLOT_BULK) {
-        state->bundles = 0; /* nor with many buffers at once */
-        slot->flags &= (uint8_t)~SLOT_BULK;
     } else if (result != -ECANCELED && result != -EINTR && result != -ENOMEM && result != -ENOSPC &&
                result != -EAGAIN) {
         conn_failed(loop, slot, result);

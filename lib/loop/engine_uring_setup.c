@@ -208,8 +208,9 @@ uring_explain(const struct berth_loop *loop, char *text, size_t size)
         "completions: %s%s\n",
         state->posted_max, state->buffer_count, berth_class_bytes(BUFFER_CLASS),
         state->receive_bytes_max ? ", limited per connection and turn where the kernel can" : "",
-        state->bundles ? "many buffers in one completion (bundles)"
-                       : "a completion for each buffer (bundles need Linux 6.10)",
+        state->bundles && state->receive_bytes_max
+            ? "many buffers in one completion (bundles)"
+            : "a completion for each buffer (bundles with limits need Linux 6.17)",
         SUBMISSIONS_MAX,
         state->setup_flags & IORING_SETUP_DEFER_TASKRUN
             ? "run by the loop's own thread when it waits (DEFER_TASKRUN)"

@@ -56,7 +56,7 @@ enum conn_state {
  * Not for everybody: io_uring looks up all buffers that might be needed before each receive, and a
  * big buffer is warm in no cache.
  */
-#define SLOT_BULK BERTH_SLOT_DRIVER
+#define SLOT_BULK BERTH_SLOT_DRIVER_2
 
 /** Anything that makes a send come too late. */
 #define CONN_NO_SEND                                                                               \

@@ -212,6 +212,21 @@ START_TEST(few_buffers_are_enough)
 }
 END_TEST
 
+/** A share of a turn far beyond what a completion may bring at once. */
+START_TEST(a_huge_share_comes_in_bounded_bundles)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct berth_loop_options options;
+    rig_options(&options, engine, NULL);
+    options.fairness_bytes = 16u << 20;
+    options.receive_buffers = 4096;
+    for (unsigned i = 0; i < 3; i++) {
+        run_bulk(&options, 0);
+        ck_assert_uint_le(bulk.spans_max, 256);
+    }
+}
+END_TEST
+
 /** Where the kernel can, several buffers come at once; a test that never saw that proves nothing.
  */
 START_TEST(bundles_are_used)
@@ -260,6 +275,7 @@ main(void)
     RIG_ADD(suite, bulk_comes_in_big_pieces);
     RIG_ADD(suite, what_is_kept_stays_as_it_was);
     RIG_ADD(suite, few_buffers_are_enough);
+    RIG_ADD(suite, a_huge_share_comes_in_bounded_bundles);
     RIG_ADD(suite, bundles_are_used);
 #ifdef BERTH_HAVE_LIBURING
     RIG_ADD(suite, bulk_without_bundles);
