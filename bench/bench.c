@@ -32,6 +32,22 @@ bench_descriptors_fit(struct bench *bench, uint32_t wanted, unsigned each)
     return most;
 }
 
+struct slice_options
+bench_slice_options(const struct bench *bench, const struct bench_subject *subject)
+{
+    const double warm_s = bench->options.seconds * 0.3;
+    return (struct slice_options){
+        .kind = subject->context,
+        .cpu_server = bench->environment.cpu_server,
+        .cpu_shared = bench->environment.cpu_server == bench->environment.cpu_load,
+        .conns = subject->parameter,
+        .bytes = bench->options.bytes,
+        .load = bench->options.load,
+        .warm_ns = (uint64_t)((warm_s < 0.5 ? warm_s : 0.5) * 1e9),
+        .run_ns = (uint64_t)(bench->options.seconds * 1e9),
+    };
+}
+
 void
 bench_progress(const struct bench *bench, const char *format, ...)
 {

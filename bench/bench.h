@@ -16,6 +16,7 @@
 
 #include "environment.h"
 #include "report.h"
+#include "slice.h"
 #include "statistics.h"
 
 #define BENCH_NUMBERS_MAX 32u
@@ -117,6 +118,13 @@ struct bench_subject {
     uint32_t parameter; /**< the connections, say */
     bool left_out;
 };
+
+/**
+ * What one slice of a subject is measured with, whose context is a server kind and whose parameter
+ * is the number of connections: slice.h.
+ */
+struct slice_options bench_slice_options(const struct bench *bench,
+                                         const struct bench_subject *subject);
 
 /** A sample is NAN where nothing was measured. */
 struct bench_samples {

@@ -415,15 +415,7 @@ static int
 measure(struct bench *bench, const struct bench_subject *subject, double *metrics)
 {
     static struct slice_result result;
-    const struct slice_options options = {
-        .kind = subject->context,
-        .cpu_server = bench->environment.cpu_server,
-        .conns = subject->parameter,
-        .bytes = bench->options.bytes,
-        .load = bench->options.load,
-        .warm_ns = (uint64_t)(bench->options.seconds * 0.3e9),
-        .run_ns = (uint64_t)(bench->options.seconds * 1e9),
-    };
+    const struct slice_options options = bench_slice_options(bench, subject);
     const int error = slice_measure(&options, &result);
     if (error != 0)
         return error;

@@ -73,22 +73,6 @@ static struct server_kind command_kind = {
 /** It did not even start: there is no use in waiting for it again. */
 static bool command_failed;
 
-struct slice_options
-echo_slice_options(const struct bench *bench, const struct bench_subject *subject)
-{
-    const double warm_s = bench->options.seconds * 0.3;
-    return (struct slice_options){
-        .kind = subject->context,
-        .cpu_server = bench->environment.cpu_server,
-        .cpu_shared = bench->environment.cpu_server == bench->environment.cpu_load,
-        .conns = subject->parameter,
-        .bytes = bench->options.bytes,
-        .load = bench->options.load,
-        .warm_ns = (uint64_t)((warm_s < 0.5 ? warm_s : 0.5) * 1e9),
-        .run_ns = (uint64_t)(bench->options.seconds * 1e9),
-    };
-}
-
 /** What was wrong with a user's server, in words: it is theirs to mend. */
 static void
 explain_command(struct bench *bench, int error, bool started, uint32_t conns)
@@ -130,7 +114,7 @@ static int
 measure(struct bench *bench, const struct bench_subject *subject, double *metrics)
 {
     static struct slice_result result;
-    const struct slice_options options = echo_slice_options(bench, subject);
+    const struct slice_options options = bench_slice_options(bench, subject);
     const int error = slice_measure(&options, &result);
     if (echo_slice_done(bench, subject, error, &result) != 0)
         return error;

@@ -235,12 +235,8 @@ add_results(struct bench *bench, const struct bench_samples *samples,
         bench_work_estimates(samples, i, values + 3);
         report_row(&bench->report, subjects[i].name, values);
     }
-    struct estimate create = bench_estimate(samples, CREATE, 0);
-    create.median /= 1000;
-    create.low /= 1000;
-    create.high /= 1000;
-    report_figure(&bench->report, "create_us", "create a table of 2^20 slots", "us", create, true,
-                  CREATE_US_MAX);
+    report_figure(&bench->report, "create_us", "create a table of 2^20 slots", "us",
+                  estimate_scaled(bench_estimate(samples, CREATE, 0), 1e-3), true, CREATE_US_MAX);
     report_figure(&bench->report, "create_resident_kib",
                   "  and what is resident once it holds a connection", "KiB",
                   bench_estimate(samples, CREATE, CREATE_KIB), true, CREATE_KIB_MAX);

@@ -19,10 +19,6 @@ struct echo_run {
     struct bench_subject subjects[BENCH_SUBJECTS_MAX];
 };
 
-/** What one slice of a subject is measured with. */
-struct slice_options echo_slice_options(const struct bench *bench,
-                                        const struct bench_subject *subject);
-
 /** What every slice leads to, whatever it measured: says what went wrong. Returns `error`. */
 int echo_slice_done(struct bench *bench, const struct bench_subject *subject, int error,
                     const struct slice_result *result);

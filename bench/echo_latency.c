@@ -46,7 +46,7 @@ static int
 measure(struct bench *bench, const struct bench_subject *subject, double *metrics)
 {
     static struct slice_result results[LEVELS];
-    struct slice_options options = echo_slice_options(bench, subject);
+    struct slice_options options = bench_slice_options(bench, subject);
     options.warm_ns /= LEVELS; /* all levels together are one slice */
     options.run_ns /= LEVELS;
     const int error = slice_offer(&options, rates, LEVELS, results);

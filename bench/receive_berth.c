@@ -9,7 +9,7 @@
 #include <berth.h>
 #include <berth/loop.h>
 
-#include "stream.h"
+#include "stream_berth.h"
 
 static void
 on_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
@@ -22,21 +22,6 @@ on_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, siz
 
 static const struct berth_handlers handlers = {.data = on_data};
 
-static void
-counters_fill(struct berth_loop *loop, struct server_counters *counters)
-{
-    struct berth_loop_stats stats;
-    struct berth_copies copies;
-    berth_loop_stats_get(loop, &stats);
-    berth_loop_copies_get(loop, &copies);
-    counters->syscalls = stats.syscalls;
-    counters->turns = stats.turns;
-    counters->enobufs = stats.enobufs;
-    counters->settled_bytes = copies.received;
-    counters->copied_bytes =
-        (uint64_t)(berth_copy_factor(&copies, BERTH_COPY_RECEIVE) * (double)copies.received + 0.5);
-}
-
 int
 receive_berth_run(struct stream_side *side)
 {
@@ -48,14 +33,7 @@ receive_berth_run(struct stream_side *side)
     if (error == 0)
         error = berth_adopt(loop, side->fd, &handlers, side, NULL);
     if (error == 0)
-        stream_ready(side);
-    while (error >= 0 && server_running(side->control) && berth_loop_conns(loop) > 0) {
-        if (server_asked(side->control)) {
-            counters_fill(loop, &side->counters);
-            server_answer(side->control, &side->counters);
-        }
-        error = berth_loop_turn(loop, SERVER_WAIT_MS);
-    }
+        error = stream_berth_turn(side, loop, BERTH_COPY_RECEIVE);
     berth_loop_destroy(loop);
-    return error < 0 ? error : 0;
+    return error;
 }

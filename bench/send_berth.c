@@ -9,7 +9,7 @@
 #include <berth.h>
 #include <berth/loop.h>
 
-#include "stream.h"
+#include "stream_berth.h"
 
 #define LEASES (STREAM_SOURCE_BYTES / (64u << 10))
 
@@ -74,21 +74,6 @@ leases_release(struct sender *sender)
         berth_release(berth_loop_pool(sender->loop), sender->leases[i]);
 }
 
-static void
-counters_fill(struct berth_loop *loop, struct server_counters *counters)
-{
-    struct berth_loop_stats stats;
-    struct berth_copies copies;
-    berth_loop_stats_get(loop, &stats);
-    berth_loop_copies_get(loop, &copies);
-    counters->syscalls = stats.syscalls;
-    counters->turns = stats.turns;
-    counters->received_bytes = stats.sent_bytes;
-    counters->settled_bytes = copies.sent;
-    counters->copied_bytes =
-        (uint64_t)(berth_copy_factor(&copies, BERTH_COPY_SEND) * (double)copies.sent + 0.5);
-}
-
 int
 send_berth_run(struct stream_side *side)
 {
@@ -104,15 +89,8 @@ send_berth_run(struct stream_side *side)
     if (error == 0)
         error = berth_adopt(sender.loop, side->fd, &handlers, &sender, NULL);
     if (error == 0)
-        stream_ready(side);
-    while (error >= 0 && server_running(side->control) && berth_loop_conns(sender.loop) > 0) {
-        if (server_asked(side->control)) {
-            counters_fill(sender.loop, &side->counters);
-            server_answer(side->control, &side->counters);
-        }
-        error = berth_loop_turn(sender.loop, SERVER_WAIT_MS);
-    }
+        error = stream_berth_turn(side, sender.loop, BERTH_COPY_SEND);
     leases_release(&sender);
     berth_loop_destroy(sender.loop);
-    return error < 0 ? error : 0;
+    return error;
 }
