@@ -91,7 +91,7 @@ struct berth_loop_options {
     const char *engine;  /**< "auto", "uring", "epoll" or "poll". BERTH_ENGINE in the environment
                               overrides "auto" and NULL */
     uint32_t conns_max;  /**< descriptors below this number can be connections: see slots_max */
-    uint32_t cold_bytes; /**< of your own cold record per connection: berth_conn_cold; 0 to 3,968 */
+    uint32_t cold_bytes; /**< of your own cold record per connection: berth_conn_cold; 0 to 3,904 */
     uint32_t receive_buffers; /**< 4 KiB buffers posted to the kernel at most (uring): 16 to 32,768,
                                  rounded up to a power of two; default 4,096. 256 are posted to
                                  begin with, twice as many whenever a receive found none */

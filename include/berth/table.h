@@ -75,8 +75,10 @@ enum berth_slot_flag {
     BERTH_SLOT_CLOSING = 2,
     BERTH_SLOT_COLD_USED = 4,
     BERTH_SLOT_GIVEN = 8,
-    BERTH_SLOT_DRIVER_1 = 64, /**< these two mean what whoever drives the table wants */
-    BERTH_SLOT_DRIVER_2 = 128
+    BERTH_SLOT_DRIVER_1 = 16, /**< these four mean what whoever drives the table wants */
+    BERTH_SLOT_DRIVER_2 = 32,
+    BERTH_SLOT_DRIVER_3 = 64,
+    BERTH_SLOT_DRIVER_4 = 128
 };
 
 /**

@@ -149,7 +149,7 @@ conn_create(struct berth_loop *loop, int fd, uint8_t class_id, uint32_t state,
     slot->class_id = class_id;
     slot->state = (loop->id << LOOP_ID_SHIFT) | state;
     loop->classes[class_id].users++;
-    if (!(state & CONN_LISTENER))
+    if ((state & SLOT_KIND_MASK) == KIND_CONN)
         loop->conns++;
     *result = slot;
     return 0;
@@ -161,7 +161,7 @@ conn_discard(struct berth_loop *loop, struct berth_slot *slot, int close_fd)
     const int fd = berth_slot_fd(slot);
     BERTH_ASSERT(slot->in_flight == 0 && slot->buffer == 0);
     class_put(loop, slot->class_id);
-    if (!(slot->state & CONN_LISTENER))
+    if (slot_kind(slot) == KIND_CONN)
         loop->conns--;
     (void)berth_table_release(loop->table, berth_slot_token(slot, 0));
     if (close_fd) {
@@ -210,6 +210,7 @@ conn_deliver(struct berth_loop *loop, struct berth_slot *slot, const struct bert
              unsigned n, size_t bytes)
 {
     BERTH_ASSERT(conn_wants_data(slot) && n > 0 && bytes > 0);
+    slot->state |= CONN_READ_ACTIVE;
     loop->stats.receives++;
     loop->stats.received_bytes += bytes;
     loop->copies.received += bytes;
@@ -276,7 +277,7 @@ finish(struct berth_loop *loop, struct berth_slot *slot)
     send_clear(loop, slot);
     call_close(loop, slot);
     loop->engine->forget(loop, slot);
-    if (!(slot->state & CONN_LISTENER))
+    if (slot_kind(slot) == KIND_CONN)
         loop->stats.closed++;
     conn_discard(loop, slot, 1);
 }
@@ -361,7 +362,7 @@ conn_fail_all(struct berth_loop *loop)
 {
     BERTH_TABLE_EACH_LIVE (loop->table, index) {
         struct berth_slot *slot = berth_table_slot(loop->table, index);
-        if (!(slot->state & (CONN_LISTENER | CONN_WAKE)))
+        if (slot_kind(slot) == KIND_CONN)
             conn_failed(loop, slot, -ECANCELED);
     }
 }
@@ -372,7 +373,7 @@ conn_abandon_all(struct berth_loop *loop)
     conn_fail_all(loop); /* those too that came while the others went */
     BERTH_TABLE_EACH_LIVE (loop->table, index) {
         struct berth_slot *slot = berth_table_slot(loop->table, index);
-        if (slot->state & (CONN_LISTENER | CONN_WAKE))
+        if (slot_kind(slot) != KIND_CONN)
             continue;
         slot->flags |= BERTH_SLOT_CLOSING;
         call_close(loop, slot);

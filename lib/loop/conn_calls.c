@@ -16,8 +16,7 @@ static struct berth_slot *
 checked(const struct berth_conn *conn)
 {
     struct berth_slot *slot = as_slot(conn);
-    if (slot == NULL || !(slot->flags & BERTH_SLOT_LIVE) ||
-        slot->state & (CONN_LISTENER | CONN_WAKE))
+    if (slot == NULL || !(slot->flags & BERTH_SLOT_LIVE) || slot_kind(slot) != KIND_CONN)
         return NULL;
     return slot;
 }
@@ -98,8 +97,8 @@ berth_conn_find(struct berth_loop *loop, berth_token token)
     if (loop == NULL)
         return NULL;
     struct berth_slot *slot = berth_table_find(loop->table, token);
-    if (slot == NULL || slot->flags & BERTH_SLOT_CLOSING ||
-        slot->state & (CONN_LISTENER | CONN_WAKE | CONN_FAILED))
+    if (slot == NULL || slot->flags & BERTH_SLOT_CLOSING || slot->state & CONN_FAILED ||
+        slot_kind(slot) != KIND_CONN)
         return NULL;
     return as_conn(slot);
 }

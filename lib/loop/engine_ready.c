@@ -44,9 +44,9 @@ state_of(const struct berth_loop *loop)
 static uint32_t
 interest_of(const struct berth_slot *slot)
 {
-    return (slot->state & (CONN_RECEIVING | CONN_WAKE) ? POLLER_READABLE : 0u) |
+    return (slot->state & CONN_RECEIVING || slot_kind(slot) == KIND_WAKE ? POLLER_READABLE : 0u) |
            (slot->state & CONN_WRITABLE ? POLLER_WRITABLE : 0u) |
-           (slot->state & (CONN_LISTENER | CONN_WAKE) ? 0u : POLLER_EDGE);
+           (slot_kind(slot) == KIND_CONN ? POLLER_EDGE : 0u);
 }
 
 /** For a poller that has to build its set anew. */
@@ -323,9 +323,9 @@ dispatch(struct berth_loop *loop, const struct poller_ready *ready)
         poller->interface->stale(poller, ready->token);
         return;
     }
-    if (BERTH_LIKELY(!(slot->state & (CONN_LISTENER | CONN_WAKE))))
+    if (BERTH_LIKELY(slot_kind(slot) == KIND_CONN))
         dispatch_conn(loop, slot, ready->events);
-    else if (slot->state & CONN_WAKE)
+    else if (slot_kind(slot) == KIND_WAKE)
         drain_wake(loop);
     else
         accept_some(loop, slot);

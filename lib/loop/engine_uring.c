@@ -247,7 +247,7 @@ on_cancel(struct berth_slot *slot, int32_t result)
     if (result >= 0 || result == -ENOENT || !(slot->state & CONN_STOPPING))
         return;
     slot->state &= ~(uint32_t)CONN_STOPPING;
-    if (!(slot->state & CONN_LISTENER))
+    if (slot_kind(slot) == KIND_CONN)
         slot->state |= CONN_TODO;
 }
 

@@ -132,7 +132,7 @@ berth_listen(struct berth_loop *loop, const char *text, const struct berth_handl
     }
     const int fd = open_listener(loop, &address);
     struct berth_slot *slot = NULL;
-    int error = fd < 0 ? fd : conn_create(loop, fd, (uint8_t)class_id, CONN_LISTENER, &slot);
+    int error = fd < 0 ? fd : conn_create(loop, fd, (uint8_t)class_id, KIND_LISTENER, &slot);
     if (error) {
         if (fd >= 0)
             (void)sys_close(fd);

@@ -114,7 +114,7 @@ create_wake(struct berth_loop *loop)
     const int error = berth_table_claim(loop->table, (uint32_t)loop->wake_fd, &slot);
     if (error)
         return error;
-    slot->state = (loop->id << LOOP_ID_SHIFT) | CONN_WAKE;
+    slot->state = (loop->id << LOOP_ID_SHIFT) | KIND_WAKE;
     loop->wake_token = berth_slot_token(slot, OP_WAKE);
     return 0;
 }

@@ -20,15 +20,22 @@
 enum loop_op { OP_READY = 1, OP_ACCEPT, OP_RECEIVE, OP_SEND, OP_CONNECT, OP_WAKE, OP_CANCEL };
 
 /* ---- slot->state ----------------------------------------------------------------------------
- * The upper 10 bits number the loop (so that a connection knows its loop without a pointer), the
- * lower 22 are these.
+ * The upper 8 bits number the loop (so that a connection knows its loop without a pointer), the
+ * lowest 2 say what the slot is, and the 22 between them are flags.
  */
-#define LOOP_ID_SHIFT 22
-#define LOOP_COUNT_MAX 1024
+#define LOOP_ID_SHIFT 24
+#define LOOP_COUNT_MAX 256
+
+/** What a slot is: the lowest bits of its state. */
+enum slot_kind {
+    KIND_CONN = 0,
+    KIND_LISTENER = 1, /**< it accepts connections */
+    KIND_WAKE = 2,     /**< the wake-up descriptor */
+    KIND_DATAGRAM = 3  /**< a socket without connections */
+};
+#define SLOT_KIND_MASK 3u
 
 enum conn_state {
-    CONN_LISTENER = 1u << 0,        /**< not a connection: it accepts them */
-    CONN_WAKE = 1u << 1,            /**< not a connection: the wake-up descriptor */
     CONN_CONNECTING = 1u << 2,      /**< berth_connect, not there yet */
     CONN_OPENED = 1u << 3,          /**< open returned 0: close is owed */
     CONN_RECEIVING = 1u << 4,       /**< a receive is posted (or interest registered) */
@@ -48,7 +55,9 @@ enum conn_state {
     CONN_TODO_LISTED = 1u << 18,    /**< it is in the todo list */
     CONN_CLOSING_LISTED = 1u << 19, /**< it is in the list of closing connections */
     CONN_ZOMBIE = 1u << 20,         /**< the kernel does not let go: set aside */
-    CONN_RESET = 1u << 21           /**< close with a reset */
+    CONN_RESET = 1u << 21,          /**< close with a reset */
+    CONN_READ_ACTIVE = 1u << 22,    /**< bytes came since whoever looks for idle ones looked last */
+    CONN_WRITE_ACTIVE = 1u << 23    /**< the kernel took bytes since then */
 };
 
 /**
@@ -60,8 +69,7 @@ enum conn_state {
 
 /** Anything that makes a send come too late. */
 #define CONN_NO_SEND                                                                               \
-    (CONN_SHUT_WANTED | CONN_SHUT_DONE | CONN_CLOSE_WANTED | CONN_FAILED | CONN_LISTENER |         \
-     CONN_WAKE)
+    (SLOT_KIND_MASK | CONN_SHUT_WANTED | CONN_SHUT_DONE | CONN_CLOSE_WANTED | CONN_FAILED)
 
 /** Whoever waits for the send queue to become short or empty. */
 #define CONN_AFTER_SEND (CONN_HIGH | CONN_SHUT_WANTED | CONN_CLOSE_WANTED | CONN_FAILED)
@@ -91,10 +99,10 @@ struct conn_cold {
     struct conn_link links[LIST_KIND_COUNT];
     int32_t reason;   /**< with CONN_FAILED */
     uint32_t cancels; /**< how often the cancel was issued */
-    unsigned char unused[72];
+    unsigned char unused[136];
 };
-#define CONN_COLD_BYTES 128
-BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "two cache lines");
+#define CONN_COLD_BYTES 192
+BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "three cache lines");
 
 /** Who serves the connections of a class: a listener's, or (class 0) each connection's own. */
 struct conn_class {
@@ -208,6 +216,12 @@ static inline struct berth_slot *
 as_slot(const struct berth_conn *conn)
 {
     return (struct berth_slot *)(uintptr_t)conn;
+}
+
+static inline enum slot_kind
+slot_kind(const struct berth_slot *slot)
+{
+    return (enum slot_kind)(slot->state & SLOT_KIND_MASK);
 }
 
 static inline struct berth_loop *

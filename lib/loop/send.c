@@ -427,6 +427,7 @@ send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
 {
     struct send_node *head = queue_head(loop, slot);
     BERTH_ASSERT(head != NULL && sent <= head->bytes && head->in_flight == 0);
+    slot->state |= CONN_WRITE_ACTIVE;
     loop->stats.sends++;
     loop->stats.sent_bytes += sent;
     loop->copies.sent += sent;
