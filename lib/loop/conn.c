@@ -11,10 +11,10 @@
  */
 #define BERTH_SYS_FILE
 #define BERTH_SYS_SOCKET
+#define BERTH_SYS_TIME
 #include "loop/loop_internal.h"
 
 #include <string.h>
-#include <time.h>
 
 #include "os/sys.h"
 
@@ -33,9 +33,9 @@
 uint64_t
 loop_now_ms(void)
 {
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    uint64_t now_ms = 0;
+    (void)sys_clock_ms(&now_ms);
+    return now_ms;
 }
 
 /* ---- lists ---------------------------------------------------------------------------------- */

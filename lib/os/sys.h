@@ -8,7 +8,7 @@
  * A file says which groups it needs before including this one, so that no file sees an interface
  * it has no business with:
  *     BERTH_SYS_MEMORY  BERTH_SYS_FILE  BERTH_SYS_SOCKET  BERTH_SYS_EPOLL  BERTH_SYS_POLL
- *     BERTH_SYS_URING
+ *     BERTH_SYS_URING  BERTH_SYS_TIME
  * To add a call, add a row to its group:
  *     ROW(name, parameters, arguments, expression that returns -1 and errno, or -errno)
  *
@@ -143,6 +143,27 @@
 #define BERTH_SYS_POLL_ROWS(ROW)
 #endif
 
+/* ---- time ----------------------------------------------------------------------------------- */
+
+#ifdef BERTH_SYS_TIME
+#include <time.h>
+
+/** Milliseconds of a clock that never goes back. */
+static inline __attribute__((unused)) int
+berth_clock_ms(uint64_t *now_ms)
+{
+    struct timespec now = {0, 0};
+    const int result = clock_gettime(CLOCK_MONOTONIC, &now);
+    *now_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    return result;
+}
+
+#define BERTH_SYS_TIME_ROWS(ROW)                                                                   \
+    ROW(clock_ms, (uint64_t * now_ms), (now_ms), berth_clock_ms(now_ms))
+#else
+#define BERTH_SYS_TIME_ROWS(ROW)
+#endif
+
 /* ---- io_uring, by way of liburing ------------------------------------------------------------
  * liburing returns -errno and leaves errno alone: so its -EPERM (a seccomp filter's answer), which
  * looks like the -1 of the others, must find EPERM in errno.
@@ -196,6 +217,7 @@ berth_uring_op_known(struct io_uring *ring, int op)
     BERTH_SYS_SOCKET_ROWS(ROW)                                                                     \
     BERTH_SYS_EPOLL_ROWS(ROW)                                                                      \
     BERTH_SYS_POLL_ROWS(ROW)                                                                       \
+    BERTH_SYS_TIME_ROWS(ROW)                                                                       \
     BERTH_SYS_URING_ROWS(ROW)
 
 #define BERTH_SYS_ROW_DIRECT(name, parameters, arguments, expression)                              \

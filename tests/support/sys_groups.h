@@ -10,6 +10,7 @@
 #define BERTH_SYS_FILE
 #define BERTH_SYS_SOCKET
 #define BERTH_SYS_POLL
+#define BERTH_SYS_TIME
 #ifdef __linux__
 #define BERTH_SYS_EPOLL
 #endif
