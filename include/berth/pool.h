@@ -266,6 +266,26 @@ BERTH_API int berth_pool_lend(struct berth_pool *pool, uint32_t buffer, uint32_t
  */
 BERTH_API int berth_pool_settle(struct berth_pool *pool, uint32_t buffer);
 
+/**
+ * For a buffer that the kernel goes on filling (an incremental ring of io_uring, say): `length`
+ * bytes (at least 1) have arrived at `offset`, behind all that was lent of it before; fills the
+ * span to lend. 0; -EINVAL: the place or the length; -ESTALE: it was not posted. Since 0.1.
+ */
+BERTH_API int berth_pool_lend_part(struct berth_pool *pool, uint32_t buffer, uint32_t offset,
+                                   uint32_t length, struct berth_span *span);
+
+/**
+ * The callback that was lent a part has returned. What it retained stays where it is; the kernel
+ * may go on behind it. 0, or -ESTALE: it was not lent. Since 0.1.
+ */
+BERTH_API int berth_pool_settle_part(struct berth_pool *pool, const struct berth_span *span);
+
+/**
+ * The kernel writes no more into a buffer that was lent in parts. 1: nobody holds any of it, it is
+ * POSTED again and yours; 0: it is leased, and free when the last lease ends; -ESTALE. Since 0.1.
+ */
+BERTH_API int berth_pool_filled(struct berth_pool *pool, uint32_t buffer);
+
 /** LEASED -> IN_FLIGHT: the kernel has been told to read these bytes. Counts. 0 or -ESTALE. */
 BERTH_API int berth_lease_send_begin(struct berth_pool *pool, struct berth_lease lease);
 

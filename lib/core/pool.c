@@ -284,7 +284,7 @@ remote_apply(struct berth_pool *pool, uint32_t buffer, uint32_t count)
     for (; count > held; count--)
         (void)berth_pool_illegal(pool);
     meta->references -= count;
-    if (count == 0 || meta->references > 0 || meta_state(meta) == STATE_BORROWED)
+    if (count == 0 || meta->references > 0 || meta_state(meta) != STATE_LEASED)
         return 0;
     pool_free(pool, buffer, meta);
     return 1;

@@ -5,6 +5,7 @@
  *
  *   FREE      --post--> POSTED --lend--> BORROWED --settle--> POSTED, or LEASED if retained
  *   FREE      --get---> LEASED --send_begin--> IN_FLIGHT --send_end--> LEASED --release--> FREE
+ *   POSTED    --lend_part--> FILLING, lent --settle_part--> FILLING --filled--> POSTED or LEASED
  *
  * The invariants kept here: references >= sends in flight, because each holds a reference; a FREE
  * or POSTED buffer has neither; and a generation ends with the last right to look at the bytes.
@@ -117,7 +118,7 @@ berth_retain(struct berth_pool *pool, const struct berth_span *span, uint32_t of
         (flags & ~BERTH_MAY_COPY) != 0 || (uint64_t)offset + length > span->length)
         return -EINVAL;
     BERTH_CHECK(pool_is_owner(pool));
-    if (span->buffer >= pool->ids || meta_state(&pool->metas[span->buffer]) != STATE_BORROWED)
+    if (span->buffer >= pool->ids || !meta_is_lent(&pool->metas[span->buffer]))
         return berth_pool_illegal(pool);
 
     struct buffer_meta *meta = &pool->metas[span->buffer];
@@ -185,7 +186,7 @@ berth_release(struct berth_pool *pool, struct berth_lease lease)
     struct buffer_meta *meta = pool_held(pool, lease);
     if (BERTH_UNLIKELY(meta == NULL || meta->references == meta_sends(meta)))
         return berth_pool_illegal(pool);
-    if (--meta->references == 0 && meta_state(meta) != STATE_BORROWED)
+    if (--meta->references == 0 && meta_state(meta) == STATE_LEASED)
         pool_free(pool, lease.buffer, meta);
     return 0;
 }
@@ -317,4 +318,57 @@ berth_pool_settle(struct berth_pool *pool, uint32_t buffer)
     meta->stage = STATE_POSTED;
     meta->length = 0;
     return 1;
+}
+
+/* ---- buffers that are filled part by part -------------------------------------------------- */
+
+int
+berth_pool_lend_part(struct berth_pool *pool, uint32_t buffer, uint32_t offset, uint32_t length,
+                     struct berth_span *span)
+{
+    if (BERTH_UNLIKELY(pool == NULL || span == NULL || length == 0))
+        return -EINVAL;
+    struct buffer_meta *meta = in_state(pool, buffer, STATE_FILLING);
+    if (meta == NULL)
+        meta = in_state(pool, buffer, STATE_POSTED);
+    if (BERTH_UNLIKELY(meta == NULL))
+        return berth_pool_illegal(pool);
+    const struct slab *slab = pool_slab_of(pool, buffer);
+    if (BERTH_UNLIKELY(offset < meta->length || (uint64_t)offset + length > UINT64_C(1)
+                                                                                << slab->shift))
+        return -EINVAL;
+    unsigned char *data = pool_slab_data(slab, buffer) + offset;
+    berth_delivered(data, length);
+    meta->stage = (meta->stage & ~STAGE_STATE) | STATE_FILLING_LENT;
+    meta->length = offset + length;
+    *span = (struct berth_span){.data = data, .length = length, .buffer = buffer};
+    return 0;
+}
+
+int
+berth_pool_settle_part(struct berth_pool *pool, const struct berth_span *span)
+{
+    if (BERTH_UNLIKELY(pool == NULL || span == NULL))
+        return -EINVAL;
+    struct buffer_meta *meta = in_state(pool, span->buffer, STATE_FILLING_LENT);
+    if (BERTH_UNLIKELY(meta == NULL))
+        return berth_pool_illegal(pool);
+    if (meta->references == 0) {
+        berth_poison(span->data, span->length);
+        pool_generation_advance(meta); /* what was retained and released meanwhile is over */
+    }
+    meta->stage = (meta->stage & ~STAGE_STATE) | STATE_FILLING;
+    return 0;
+}
+
+int
+berth_pool_filled(struct berth_pool *pool, uint32_t buffer)
+{
+    if (BERTH_UNLIKELY(pool == NULL))
+        return -EINVAL;
+    struct buffer_meta *meta = in_state(pool, buffer, STATE_FILLING);
+    if (BERTH_UNLIKELY(meta == NULL))
+        return berth_pool_illegal(pool);
+    meta->stage = (meta->stage & ~STAGE_STATE) | STATE_BORROWED;
+    return berth_pool_settle(pool, buffer);
 }

@@ -71,7 +71,9 @@ enum buffer_state {
     STATE_FREE = 0, /* all-zero is free: nothing needs writing before its first use */
     STATE_POSTED,
     STATE_BORROWED,
-    STATE_LEASED
+    STATE_LEASED,
+    STATE_FILLING,     /* posted, and parts of it have been delivered: it may have references */
+    STATE_FILLING_LENT /* the same, while a callback is looking at the last part */
 };
 
 /**
@@ -303,6 +305,14 @@ static inline enum buffer_state
 meta_state(const struct buffer_meta *meta)
 {
     return (enum buffer_state)(meta->stage & STAGE_STATE);
+}
+
+/** Whether a callback is looking at it, and may retain what it sees. */
+static inline int
+meta_is_lent(const struct buffer_meta *meta)
+{
+    const enum buffer_state state = meta_state(meta);
+    return state == STATE_BORROWED || state == STATE_FILLING_LENT;
 }
 
 /** Sends in flight. */

@@ -30,10 +30,9 @@ berth_pool_copies(struct berth_pool *pool)
 static void
 holding_describe(const struct berth_pool *pool, uint32_t buffer, struct berth_holding *holding)
 {
-    static const char *const names[] = {[STATE_FREE] = "free",
-                                        [STATE_POSTED] = "posted",
-                                        [STATE_BORROWED] = "borrowed",
-                                        [STATE_LEASED] = "leased"};
+    static const char *const names[] = {
+        [STATE_FREE] = "free",     [STATE_POSTED] = "posted",  [STATE_BORROWED] = "borrowed",
+        [STATE_LEASED] = "leased", [STATE_FILLING] = "posted", [STATE_FILLING_LENT] = "borrowed"};
     const struct buffer_meta *meta = &pool->metas[buffer];
     const struct slab *slab = pool_slab_of(pool, buffer);
     const int sending = meta_state(meta) == STATE_LEASED && meta_sends(meta) > 0;
@@ -78,7 +77,7 @@ static const char *
 meta_fault(const struct buffer_meta *meta)
 {
     const enum buffer_state state = meta_state(meta);
-    if (state > STATE_LEASED)
+    if (state > STATE_FILLING_LENT)
         return "a buffer is in no state";
     if (meta->generation == 0)
         return "a buffer that was used has no generation";

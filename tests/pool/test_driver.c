@@ -262,6 +262,63 @@ START_TEST(references_have_a_limit)
 }
 END_TEST
 
+START_TEST(parts_are_lent_while_the_kernel_goes_on)
+{
+    struct berth_pool *pool = test_pool_make(16 * MIB);
+    struct berth_span first, second;
+    struct berth_lease kept, dropped;
+    uint32_t buffer;
+    void *data;
+    ck_assert_int_eq(berth_pool_post(pool, BERTH_CLASS_64K, BERTH_FOR_NEW, &buffer, &data), 0);
+    ck_assert_int_eq(berth_pool_lend_part(pool, buffer, 0, 0, &first), -EINVAL);
+    ck_assert_int_eq(berth_pool_lend_part(pool, buffer, 0, 65537, &first), -EINVAL);
+    ck_assert_int_eq(berth_pool_lend_part(pool, buffer, 0, 100, &first), 0);
+    ck_assert_ptr_eq(first.data, data);
+    memset(data, 'a', 100);
+    TEST_ILLEGAL(pool, berth_pool_lend_part(pool, buffer, 100, 1, &second));
+    TEST_ILLEGAL(pool, berth_pool_filled(pool, buffer));
+    TEST_ILLEGAL(pool, berth_pool_unpost(pool, buffer));
+    ck_assert_int_eq(berth_retain(pool, &first, 10, 20, 0, &kept), 0);
+    ck_assert_int_eq(berth_retain(pool, &first, 0, 5, 0, &dropped), 0);
+    ck_assert_int_eq(berth_pool_settle_part(pool, &first), 0);
+    ck_assert_int_eq(berth_release(pool, dropped), 0);
+    TEST_ILLEGAL(pool, berth_retain(pool, &first, 0, 5, 0, &dropped));
+    ck_assert_int_eq(berth_pool_lend_part(pool, buffer, 99, 1, &second), -EINVAL);
+    ck_assert_int_eq(berth_pool_lend_part(pool, buffer, 100, 65436, &second), 0);
+    ck_assert_ptr_eq(second.data, (char *)data + 100);
+    memset(second.data, 'b', second.length);
+    ck_assert_int_eq(berth_pool_settle_part(pool, &second), 0);
+    ck_assert_int_eq(berth_pool_verify(pool, NULL), 0);
+    ck_assert_int_eq(berth_pool_filled(pool, buffer), 0); /* somebody has kept of it */
+    ck_assert_int_eq(*(char *)berth_lease_data(pool, kept), 'a');
+    ck_assert_int_eq(berth_release(pool, kept), 0);
+    test_pool_end(pool);
+}
+END_TEST
+
+START_TEST(parts_that_nobody_kept_are_posted_again)
+{
+    struct berth_pool *pool = test_pool_make(16 * MIB);
+    struct berth_span span;
+    struct berth_lease kept;
+    uint32_t buffer;
+    void *data;
+    ck_assert_int_eq(berth_pool_post(pool, BERTH_CLASS_64K, BERTH_FOR_NEW, &buffer, &data), 0);
+    ck_assert_int_eq(berth_pool_lend_part(pool, buffer, 0, 100, &span), 0);
+    ck_assert_int_eq(berth_retain(pool, &span, 0, 5, 0, &kept), 0);
+    ck_assert_int_eq(berth_pool_settle_part(pool, &span), 0);
+    ck_assert_int_eq(berth_release(pool, kept), 0); /* does not free it: the kernel writes on */
+    ck_assert_int_eq(berth_pool_filled(pool, buffer), 1);
+    ck_assert_ptr_null(berth_lease_data(pool, kept));
+    ck_assert_int_eq(berth_pool_lend_part(pool, buffer, 0, 100, &span), 0); /* from its start */
+    ck_assert_int_eq(berth_pool_settle_part(pool, &span), 0);
+    TEST_ILLEGAL(pool, berth_pool_settle_part(pool, &span));
+    ck_assert_int_eq(berth_pool_filled(pool, buffer), 1);
+    ck_assert_int_eq(berth_pool_unpost(pool, buffer), 0);
+    test_pool_end(pool);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -274,6 +331,8 @@ main(void)
     TEST_ADD(suite, small_pieces_may_move);
     TEST_ADD(suite, pieces_stay_when_no_small_buffer_is_free);
     TEST_ADD(suite, driver_steps_in_the_wrong_state_are_refused);
+    TEST_ADD(suite, parts_are_lent_while_the_kernel_goes_on);
+    TEST_ADD(suite, parts_that_nobody_kept_are_posted_again);
     TEST_ADD(suite, sends_hold_their_buffer);
     TEST_ADD(suite, echo_sends_what_is_still_borrowed);
     TEST_ADD(suite, one_lease_to_very_many);
