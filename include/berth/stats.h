@@ -65,6 +65,7 @@ struct berth_loop_stats {
     uint64_t stale;     /**< completions and events whose connection was gone */
     uint64_t overflows; /**< completion queue overflows */
     uint64_t zombies;   /**< connections set aside because the kernel did not let go */
+    uint64_t lanes;     /**< times a bulk connection got a ring of buffers to itself (uring) */
 };
 
 /**

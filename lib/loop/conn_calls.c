@@ -74,8 +74,12 @@ berth_conn_credit(struct berth_conn *conn, size_t bytes)
     if (bytes == BERTH_CREDIT_UNLIMITED) {
         slot->state &= ~(uint32_t)CONN_CREDIT;
     } else {
+        struct conn_cold *cold = slot_cold(loop, slot);
+        const int tighter = !(slot->state & CONN_CREDIT) || bytes < cold->credit;
         slot->state |= CONN_CREDIT;
-        slot_cold(loop, slot)->credit = bytes;
+        cold->credit = bytes;
+        if (tighter && loop->engine->posts_limits && slot->state & CONN_RECEIVING)
+            loop->engine->receive_stop(loop, slot); /* and it is posted again with the new limit */
     }
     conn_todo(loop, slot);
     return 0;

@@ -24,6 +24,9 @@ struct engine {
     /** send is done with the bytes when it returns: nothing stays in flight. */
     int sends_at_once;
 
+    /** A posted receive goes on under the limit that it was posted with. */
+    int posts_limits;
+
     /**
      * Sets loop->engine_state. On failure returns -errno, leaves nothing behind, and writes into
      * `why` which step failed.

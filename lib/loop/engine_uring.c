@@ -257,7 +257,8 @@ on_stale(struct berth_loop *loop, const struct io_uring_cqe *completion)
 {
     if (berth_token_op(completion->user_data) != OP_CANCEL)
         loop->stats.stale++; /* a cancel may be answered after what it cancelled */
-    if (completion->flags & IORING_CQE_F_BUFFER)
+    if (completion->flags & IORING_CQE_F_BUFFER &&
+        berth_token_op(completion->user_data) != OP_RECEIVE_LANE)
         uring_take_buffer(loop, NULL, completion->res > 0 ? completion->res : 0,
                           (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT));
 }
@@ -275,6 +276,7 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
     }
     switch (berth_token_op(token)) {
     case OP_RECEIVE:
+    case OP_RECEIVE_LANE:
         uring_on_receive(loop, slot, result, flags);
         break;
     case OP_SEND:
@@ -363,6 +365,11 @@ uring_turn(struct berth_loop *loop, int timeout_ms)
     if (BERTH_UNLIKELY(IO_URING_READ_ONCE(*state->ring.sq.kflags) & IORING_SQ_CQ_OVERFLOW))
         loop->stats.overflows++;
     state->reaped = reap(loop);
+    if (state->receivers > 0)
+        state->alone = state->receivers == 1 ? state->alone + 1 : 0;
+    state->receivers = state->receiver = 0;
+    if (BERTH_UNLIKELY(state->lanes_used > 0))
+        uring_lane_tick(loop);
     return (int)state->reaped;
 }
 
@@ -381,14 +388,15 @@ uring_cancel(struct berth_loop *loop, struct berth_slot *slot)
 static void
 uring_forget(struct berth_loop *loop, struct berth_slot *slot)
 {
-    (void)loop;
     BERTH_ASSERT(slot->in_flight == 0);
-    (void)slot;
+    if (slot->flags & SLOT_LANE)
+        uring_lane_close(loop, slot);
 }
 
 const struct engine berth_engine_uring = {
     .name = "uring",
     .listener_nonblocking = 0,
+    .posts_limits = 1,
     .create = uring_create,
     .destroy = uring_destroy,
     .start = uring_start,

@@ -3,6 +3,7 @@
  *
  *   engine_uring.c          operations: what is submitted, and what its completions mean
  *   engine_uring_receive.c  the same for receives
+ *   engine_uring_lane.c     rings of buffers that bulk connections have to themselves
  *   engine_uring_setup.c    the ring itself, and the buffers in it
  *
  * SPDX-License-Identifier: MIT
@@ -42,6 +43,32 @@
 /** A gathered send's description must last until it has been submitted: this many at a time. */
 #define GATHERS_MAX 64
 
+/**
+ * Lanes: so many connections at once may have a ring of buffers to themselves. Two buffers of 2 MiB
+ * each: while a callback looks at the end of one the kernel may begin the other.
+ */
+#define LANES_MAX 8
+#define LANE_BUFFERS 2
+#define LANE_CLASS BERTH_CLASS_2M
+#define LANE_GROUP_FIRST 16
+
+struct lane_buffer {
+    void *data; /**< NULL: no buffer behind this id */
+    uint32_t buffer;
+    uint32_t filled; /**< bytes that the kernel has put into it, by our own count */
+    int lent;        /**< some of them were lent */
+};
+
+struct uring_lane {
+    struct io_uring_buf_ring *ring; /**< NULL: this lane does not exist now */
+    uint32_t owner;                 /**< 1 + index of the connection */
+    uint16_t current;               /**< the id that the kernel fills now */
+    int leaving;                    /**< its receive is being stopped: back to the shared ring */
+    uint64_t active_ms;             /**< when it was last seen to receive */
+    uint32_t received;              /**< completions since then */
+    struct lane_buffer at[LANE_BUFFERS];
+};
+
 struct posted_buffer {
     void *data;
     uint32_t buffer;
@@ -67,7 +94,14 @@ struct uring_engine {
     uint32_t receive_bytes_max; /**< per go of a multishot receive; 0: the kernel cannot */
     uint32_t setup_flags;
     uint32_t gathers_used;
-    uint32_t reaped; /**< completions of the last turn */
+    uint32_t reaped;       /**< completions of the last turn */
+    uint32_t receivers;    /**< connections that received in this turn, roughly */
+    uint32_t receiver;     /**< 1 + index of the last of them */
+    uint32_t more_waiting; /**< 1 + index of the one whose receive ended with bytes left behind */
+    uint32_t alone;        /**< turns in a row in which one connection received, and no other */
+    int incremental;       /**< the kernel fills a buffer part by part, and lanes are worth it */
+    uint32_t lanes_used;
+    struct uring_lane lanes[LANES_MAX];
     int ring_fd_registered;
     int bundles; /**< one completion may bring several buffers */
     struct gather gathers[GATHERS_MAX];
@@ -116,6 +150,34 @@ void uring_on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t 
  */
 void uring_take_buffer(struct berth_loop *loop, struct berth_slot *slot, int32_t result,
                        uint16_t id);
+
+/* ---- lanes: engine_uring_lane.c ---------------------------------------------------------------
+ */
+
+/** Of slot->flags: it has a lane, and its receive is posted there. Changes only between receives.
+ */
+#define SLOT_LANE BERTH_SLOT_DRIVER_4
+
+/** A receive ended because the connection had used up its share: has it earned a lane? */
+void uring_lane_consider(struct berth_loop *loop, struct berth_slot *slot);
+
+/** The buffer group to post the connection's receive with. */
+uint16_t uring_lane_group(const struct berth_loop *loop, const struct berth_slot *slot);
+
+/** Delivers what a completion brought into a lane. */
+void uring_lane_take(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint16_t id);
+
+/** The lane's receive has ended: gives the lane up if that was the purpose, or must be. */
+void uring_lane_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result);
+
+/** Gives the lane up. Nothing is posted in it. */
+void uring_lane_close(struct berth_loop *loop, struct berth_slot *slot);
+
+/** Gives up those that are still there: of zombies, which nobody will ever say are over. */
+void uring_lanes_destroy(struct berth_loop *loop);
+
+/** Once per turn with lanes: those of connections gone quiet are taken back. */
+void uring_lane_tick(struct berth_loop *loop);
 
 /* ---- setting up: engine_uring_setup.c -------------------------------------------------------- */
 

@@ -16,29 +16,59 @@
 /** Of slot->flags: the posted receive has limits that kernels before 6.17 refuse. */
 #define SLOT_LIMITED BERTH_SLOT_DRIVER_1
 
-/** A multishot receive, limited in all and per go where the kernel can. */
-static void
-limit_receive(const struct uring_engine *state, struct berth_slot *slot,
-              struct io_uring_sqe *submission)
+/**
+ * A connection that has been alone for some turns may have so many shares in one go: nobody seems
+ * to wait behind it.
+ */
+#define SHARES_ALONE 16
+#define ALONE_TURNS 8
+
+/**
+ * How much a receive may bring before it ends: the connection's share of a turn, and what credit it
+ * has left. Many small buffers in one completion are bounded by what one completion can list.
+ */
+static uint32_t
+receive_limit(const struct berth_loop *loop, const struct berth_slot *slot)
 {
-    uint32_t bytes = state->receive_bytes_max;
+    const struct uring_engine *state = uring_state(loop);
+    uint64_t bytes = state->receive_bytes_max;
+    if (slot->flags & SLOT_BULK && state->alone >= ALONE_TURNS)
+        bytes *= SHARES_ALONE;
+    if (bytes > BUNDLE_MAX * RECEIVE_BYTES)
+        bytes = BUNDLE_MAX * RECEIVE_BYTES;
+    if (slot->state & CONN_CREDIT && slot_cold(loop, slot)->credit < bytes)
+        bytes = slot_cold(loop, slot)->credit;
+    return (uint32_t)bytes;
+}
+
+/**
+ * A multishot receive. It ends with a data completion when the limit is reached, which only a
+ * bundle keeps exactly: any other may pass it by what one go brings.
+ */
+static void
+post_multishot(const struct berth_loop *loop, struct berth_slot *slot,
+               struct io_uring_sqe *submission)
+{
+    const struct uring_engine *state = uring_state(loop);
     submission->ioprio |= IORING_RECV_MULTISHOT;
-    slot->state |= CONN_UNPROVEN;
-    slot->flags &= (uint8_t)~SLOT_LIMITED;
-    if (bytes == 0)
+    if (state->receive_bytes_max == 0)
         return;
     slot->flags |= SLOT_LIMITED;
-    /* Bundles only with a limit in all: it bounds the buffers that one completion may bring. There
-     * is more to come, so there is no need to poll first. */
-    if (slot->flags & SLOT_BULK && state->bundles) {
-        submission->ioprio = IORING_RECV_MULTISHOT | BERTH_URING_RECVSEND_BUNDLE;
-        if (bytes > BUNDLE_MAX * RECEIVE_BYTES)
-            bytes = BUNDLE_MAX * RECEIVE_BYTES;
-    }
-    /* After its share of a turn the receive ends with a data completion and is posted again for the
-     * next one. `optlen` of newer headers is this field. */
-    submission->len = bytes;
-    submission->file_index = bytes;
+    submission->len = receive_limit(loop, slot);
+    submission->file_index = submission->len; /* `optlen` of newer headers */
+    if (state->bundles && !(slot->flags & SLOT_LANE) &&
+        (slot->flags & SLOT_BULK || slot->state & CONN_CREDIT))
+        submission->ioprio |= BERTH_URING_RECVSEND_BUNDLE;
+}
+
+/** One receive of no more than the credit, for when nothing else would keep to it. */
+static void
+post_single(const struct berth_loop *loop, const struct berth_slot *slot,
+            struct io_uring_sqe *submission)
+{
+    const uint64_t credit = slot_cold(loop, slot)->credit;
+    const uint32_t most = slot->flags & SLOT_LANE ? BUNDLE_MAX * RECEIVE_BYTES : RECEIVE_BYTES;
+    submission->len = credit < most ? (uint32_t)credit : most;
 }
 
 int
@@ -50,27 +80,28 @@ uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
         conn_todo(loop, slot);
         return 0;
     }
-    const int limited = (slot->state & CONN_CREDIT) != 0;
+    const int lane = slot->flags & SLOT_LANE;
     io_uring_prep_recv(submission, berth_slot_fd(slot), NULL, 0, 0);
     submission->flags |= IOSQE_BUFFER_SELECT;
-    submission->buf_group = BUFFER_GROUP;
-    submission->ioprio = IORING_RECVSEND_POLL_FIRST;
-    if (limited) {
-        const uint64_t credit = slot_cold(loop, slot)->credit;
-        const uint32_t size = berth_class_bytes(BUFFER_CLASS);
-        submission->len = credit < size ? (uint32_t)credit : size;
-    } else {
-        limit_receive(state, slot, submission);
-    }
-    uring_set_token(submission, slot, OP_RECEIVE);
-    slot->state |= CONN_RECEIVING;
+    submission->buf_group = lane ? uring_lane_group(loop, slot) : BUFFER_GROUP;
+    /* Whoever is known to have more is read from at once; all others wait for their bytes first. */
+    submission->ioprio = state->more_waiting == slot->index + 1 ? 0 : IORING_RECVSEND_POLL_FIRST;
+    state->more_waiting = 0;
+    slot->flags &= (uint8_t)~SLOT_LIMITED;
+    const int exact = state->bundles && state->receive_bytes_max != 0 && !lane;
+    if (slot->state & CONN_CREDIT && !exact)
+        post_single(loop, slot, submission);
+    else
+        post_multishot(loop, slot, submission);
+    uring_set_token(submission, slot, lane ? OP_RECEIVE_LANE : OP_RECEIVE);
+    slot->state |= CONN_RECEIVING | CONN_UNPROVEN;
     return 0;
 }
 
 void
 uring_receive_stop(struct berth_loop *loop, struct berth_slot *slot)
 {
-    uring_stop_posted(loop, slot, OP_RECEIVE);
+    uring_stop_posted(loop, slot, slot->flags & SLOT_LANE ? OP_RECEIVE_LANE : OP_RECEIVE);
 }
 
 /** The buffer behind an id is ours again; the connection has seen it, or will not. */
@@ -159,6 +190,8 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
         return;
     if (result == 0) {
         conn_eof(loop, slot);
+    } else if (result == -ENOBUFS && slot->flags & SLOT_LANE) {
+        slot->state |= CONN_TODO; /* its lane ran dry: back to the ring that all share */
     } else if (result == -ENOBUFS) {
         uring_grow_ring(state);
         slot->flags &= (uint8_t)~SLOT_BULK; /* posted without polling first it would fail at once */
@@ -192,26 +225,54 @@ prove_receive(struct berth_loop *loop, struct berth_slot *slot)
         conn_failed(loop, slot, (int)got);
 }
 
+/** The last completion of a posted receive, whatever else it says. */
+static void
+receive_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint32_t flags)
+{
+    struct uring_engine *state = uring_state(loop);
+    uring_operation_ended(slot);
+    slot->state |= CONN_TODO;
+    loop->current = slot;
+    loop->stats.rearms += result != 0 && conn_wants_data(slot);
+    if (result <= 0 || state->receive_bytes_max == 0)
+        return;
+    if (flags & IORING_CQE_F_SOCK_NONEMPTY)
+        state->more_waiting = slot->index + 1;
+    if (slot->state & CONN_CREDIT)
+        return;
+    loop->stats.fairness_stops++;
+    if (slot->flags & SLOT_BULK && !(slot->flags & SLOT_LANE) && conn_wants_data(slot))
+        uring_lane_consider(loop, slot);
+}
+
 void
 uring_on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint32_t flags)
 {
-    if (BERTH_UNLIKELY(!(flags & IORING_CQE_F_MORE))) {
-        uring_operation_ended(slot);
-        slot->state |= CONN_TODO;
-        if (result >= (int32_t)berth_class_bytes(BUFFER_CLASS))
-            slot->flags |= SLOT_BULK;
-        else if (result > 0)
-            slot->flags &= (uint8_t)~SLOT_BULK;
-        loop->current = slot;
-        loop->stats.rearms += result != 0 && conn_wants_data(slot);
-        loop->stats.fairness_stops +=
-            result > 0 && !(slot->state & CONN_CREDIT) && uring_state(loop)->receive_bytes_max != 0;
+    struct uring_engine *state = uring_state(loop);
+    const uint16_t id = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
+    const int lane = slot->flags & SLOT_LANE;
+    const int ended = !(flags & IORING_CQE_F_MORE);
+    if (state->receiver != slot->index + 1) {
+        state->receiver = slot->index + 1;
+        state->receivers++;
     }
-    if (BERTH_LIKELY(flags & IORING_CQE_F_BUFFER))
-        uring_take_buffer(loop, slot, result, (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT));
+    if (result >= (int32_t)RECEIVE_BYTES)
+        slot->flags |= SLOT_BULK;
+    else if (result > 0 && !ended) /* the last one may be small because the limit was reached */
+        slot->flags &= (uint8_t)~SLOT_BULK;
+    if (BERTH_UNLIKELY(ended))
+        receive_ended(loop, slot, result, flags);
+    if (BERTH_UNLIKELY(lane)) {
+        if (flags & IORING_CQE_F_BUFFER)
+            uring_lane_take(loop, slot, result, id);
+        if (ended)
+            uring_lane_ended(loop, slot, result);
+    } else if (BERTH_LIKELY(flags & IORING_CQE_F_BUFFER)) {
+        uring_take_buffer(loop, slot, result, id);
+    }
     if (BERTH_UNLIKELY(result <= 0))
         receive_failed(loop, slot, result);
-    else if (BERTH_UNLIKELY(slot->state & CONN_UNPROVEN) && flags & IORING_CQE_F_MORE &&
+    else if (BERTH_UNLIKELY(slot->state & CONN_UNPROVEN) && !ended &&
              !(flags & IORING_CQE_F_SOCK_NONEMPTY))
         prove_receive(loop, slot);
 }

@@ -85,6 +85,7 @@ uring_destroy(struct berth_loop *loop)
     if (state == NULL)
         return;
     (void)sys_uring_exit(&state->ring);
+    uring_lanes_destroy(loop);
     for (uint32_t id = 0; state->by_id != NULL && id < state->buffer_count; id++)
         if (state->by_id[id].data != NULL)
             (void)berth_pool_unpost(loop->pool, state->by_id[id].buffer);
@@ -171,6 +172,7 @@ uring_create(struct berth_loop *loop, char *why, size_t why_size)
     }
     loop->engine_state = state;
     state->receive_bytes_max = loop->options.fairness_bytes;
+    state->incremental = 1; /* until a ring of such buffers is refused */
     (void)snprintf(why, why_size, "multishot receive (Linux 6.0)");
     /* Multishot receive cannot be asked for; SEND_ZC came with the same release. */
     error = (int)sys_uring_knows(&state->ring, IORING_OP_SEND_ZC);
@@ -203,7 +205,7 @@ uring_explain(const struct berth_loop *loop, char *text, size_t size)
     return snprintf(
         text, size,
         "receive: multishot into a shared ring of %u to %u buffers of %u bytes%s\n"
-        "receive in bulk: %s\n"
+        "receive in bulk: %s%s\n"
         "accept: multishot; send: submitted in batches of up to %d with the wait\n"
         "completions: %s%s\n",
         state->posted_max, state->buffer_count, berth_class_bytes(BUFFER_CLASS),
@@ -211,6 +213,9 @@ uring_explain(const struct berth_loop *loop, char *text, size_t size)
         state->bundles && state->receive_bytes_max
             ? "many buffers in one completion (bundles)"
             : "a completion for each buffer (bundles with limits need Linux 6.17)",
+        state->incremental && state->receive_bytes_max
+            ? "; for whoever goes on, a ring of 2 MiB buffers of its own (incremental)"
+            : "",
         SUBMISSIONS_MAX,
         state->setup_flags & IORING_SETUP_DEFER_TASKRUN
             ? "run by the loop's own thread when it waits (DEFER_TASKRUN)"

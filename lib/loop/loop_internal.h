@@ -17,7 +17,16 @@
 #include "loop/engine.h"
 
 /** The operation byte of a token: which completion of a connection this is. */
-enum loop_op { OP_READY = 1, OP_ACCEPT, OP_RECEIVE, OP_SEND, OP_CONNECT, OP_WAKE, OP_CANCEL };
+enum loop_op {
+    OP_READY = 1,
+    OP_ACCEPT,
+    OP_RECEIVE,
+    OP_SEND,
+    OP_CONNECT,
+    OP_WAKE,
+    OP_CANCEL,
+    OP_RECEIVE_LANE
+};
 
 /* ---- slot->state ----------------------------------------------------------------------------
  * The upper 8 bits number the loop (so that a connection knows its loop without a pointer), the
@@ -97,9 +106,12 @@ struct conn_cold {
     uint64_t credit;           /**< bytes; with CONN_CREDIT */
     uint64_t closing_since_ms; /**< in the list of the draining or the closing */
     struct conn_link links[LIST_KIND_COUNT];
-    int32_t reason;   /**< with CONN_FAILED */
-    uint32_t cancels; /**< how often the cancel was issued */
-    unsigned char unused[136];
+    int32_t reason;      /**< with CONN_FAILED */
+    uint32_t cancels;    /**< how often the cancel was issued */
+    uint64_t bulk_turn;  /**< when a receive last ended with its share used up */
+    uint32_t bulk_score; /**< how often that happened in a row */
+    uint32_t lane;       /**< 1 + number of its own ring of buffers, 0: none */
+    unsigned char unused[120];
 };
 #define CONN_COLD_BYTES 192
 BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "three cache lines");

@@ -199,6 +199,8 @@ berth_uring_op_known(struct io_uring *ring, int op)
         (errno = EPERM, io_uring_register_ring_fd(ring)))                                          \
     ROW(uring_register_buffers, (struct io_uring * ring, struct io_uring_buf_reg * registration),  \
         (ring, registration), (errno = EPERM, io_uring_register_buf_ring(ring, registration, 0)))  \
+    ROW(uring_unregister_buffers, (struct io_uring * ring, int group), (ring, group),              \
+        (errno = EPERM, io_uring_unregister_buf_ring(ring, group)))                                \
     ROW(uring_submit, (struct io_uring * ring), (ring), (errno = EPERM, io_uring_submit(ring)))    \
     ROW(uring_wait,                                                                                \
         (struct io_uring * ring, struct io_uring_cqe * *completion, unsigned count,                \

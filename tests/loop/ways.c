@@ -38,7 +38,16 @@ ways_fill(void *data, size_t length, uint32_t key, uint64_t position)
 int
 ways_same(const void *data, size_t length, uint32_t key, uint64_t position)
 {
-    return memcmp(data, ways_bytes(key, position, length), length) == 0;
+    const unsigned char *bytes = data;
+    while (length > 0) {
+        const size_t part = length < WAYS_BYTES_MAX ? length : WAYS_BYTES_MAX;
+        if (memcmp(bytes, ways_bytes(key, position, part), part) != 0)
+            return 0;
+        bytes += part;
+        position += part;
+        length -= part;
+    }
+    return 1;
 }
 
 size_t
