@@ -104,7 +104,7 @@ uring_lane_take(struct berth_loop *loop, struct berth_slot *slot, int32_t result
         (void)berth_pool_settle_part(loop->pool, &span);
     }
     at->filled += (uint32_t)result;
-    if (at->filled == size)
+    if (at->filled >= size)
         retire(loop, lane, id);
 }
 
