@@ -327,7 +327,8 @@ request_serve(struct berth_conn *conn, const char *data, size_t length)
     client->last =
         status != 0 || !request.keep_alive || (request.expects && request.body_bytes > 0);
     client->skip = (uint32_t)request.body_bytes;
-    berth_table_touch(berth_loop_table(berth_conn_loop(conn)), (uint32_t)berth_conn_fd(conn));
+    berth_table_touch(berth_loop_table(berth_conn_loop(conn)),
+                      berth_token_index(berth_conn_token(conn)));
     const int error =
         status != 0 ? status_send(conn, &request, status) : request_answer(conn, &request);
     if (error != 0)
@@ -382,7 +383,8 @@ client_advance(struct berth_conn *conn)
 {
     struct client *client = berth_conn_payload(conn);
 
-    berth_table_touch(berth_loop_table(berth_conn_loop(conn)), (uint32_t)berth_conn_fd(conn));
+    berth_table_touch(berth_loop_table(berth_conn_loop(conn)),
+                      berth_token_index(berth_conn_token(conn)));
     if (client->streaming) {
         stream_advance(conn);
         if (client->last && !client->streaming)

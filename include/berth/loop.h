@@ -102,12 +102,14 @@ struct berth_loop_options {
     uint32_t send_max_bytes;   /**< queued bytes at which a send is refused; default 16 MiB */
     uint32_t close_timeout_ms; /**< how long a close waits for its last bytes; default 5,000 */
     uint32_t events_max;       /**< events taken per turn: 16 to 8,192; default 1,024 */
+    int direct_descriptors;    /**< nonzero: io_uring direct descriptors, if the kernel has what it
+                                  takes: see berth_conn_fd; default 0 */
     int keep_receiving;        /**< nonzero: do not pause by itself at send_high_bytes */
     const struct berth_pool_options *pool; /**< NULL: the defaults */
     enum berth_huge_pages huge_pages;      /**< of the table */
 };
 
-#define BERTH_LOOP_ABI ((uint32_t)(0xbe030000u | (sizeof(void *) == 8)))
+#define BERTH_LOOP_ABI ((uint32_t)(0xbe040000u | (sizeof(void *) == 8)))
 
 /** Fills `options` with the defaults. Since 0.1. */
 BERTH_INLINE void
@@ -124,6 +126,7 @@ berth_loop_options_init(struct berth_loop_options *options)
     options->send_max_bytes = 16 * 1024 * 1024;
     options->close_timeout_ms = 5000;
     options->events_max = 1024;
+    options->direct_descriptors = 0;
     options->keep_receiving = 0;
     options->pool = NULL;
     options->huge_pages = BERTH_HUGE_AUTO;
@@ -232,6 +235,7 @@ BERTH_API BERTH_NODISCARD int berth_connect(struct berth_loop *loop, const char 
 /**
  * Takes over a connected stream socket. The loop owns `fd` from a return of 0 on; on an error it is
  * still yours. `open` is called in the next turn.
+ * With direct descriptors the number `fd` is closed at once: the loop has the socket elsewhere.
  * @return 0; -EBADF; -ENOTSOCK; -EPROTOTYPE: not a stream socket; -ENOTCONN; -EEXIST: the loop has
  *         it already; -EMFILE: past conns_max; -ENOMEM.
  */
@@ -318,16 +322,38 @@ berth_conn_token(const struct berth_conn *conn)
 /** The open connection that `token` names, or NULL. One cache line. */
 BERTH_API struct berth_conn *berth_conn_find(struct berth_loop *loop, berth_token token);
 
-/** The loop, the `ctx` and the descriptor of a connection. Do not close the descriptor. */
+/** The loop and the `ctx` of a connection. */
 BERTH_API struct berth_loop *berth_conn_loop(const struct berth_conn *conn);
 BERTH_API void *berth_conn_context(const struct berth_conn *conn);
-BERTH_INLINE int
-berth_conn_fd(const struct berth_conn *conn)
-{
-    return berth_slot_fd((const struct berth_slot *)(const void *)conn);
-}
 
-/** Writes the peer's address. 0, -ENOSPC, or what getpeername(2) said. */
+/**
+ * The descriptor of a connection. Do not close it. -1 on a loop with direct descriptors, whose
+ * connections have none; -EINVAL: NULL, or it is gone. Since 0.1.
+ *
+ * With options.direct_descriptors, and where the kernel has what it takes (Linux 6.13; what is
+ * missing is told by berth_loop_explain), connections live in a table of the ring instead of the
+ * process's: accepting one touches no descriptor table, and each operation finds its file without
+ * taking a reference. What only a system call can do becomes dearer, by up to four system calls
+ * each: berth_conn_abort, berth_conn_shutdown, berth_conn_peer. The table has as many places as
+ * conns_max and RLIMIT_NOFILE allow, of 8 bytes each; listeners and all other connections share it.
+ */
+BERTH_API int berth_conn_fd(const struct berth_conn *conn);
+
+/**
+ * A new descriptor for the connection's socket, which is yours to close: for socket options, on any
+ * loop. What is set on the socket holds for the connection; reading, writing or shutting it down
+ * behind the loop's back does not end well.
+ * @return the descriptor; -EINVAL: NULL, or it is gone; -EMFILE, -ENFILE; -EAGAIN: direct
+ *         descriptors, and the loop has not turned yet, or the kernel takes nothing just now.
+ *
+ * One system call, or up to two with direct descriptors. The loop's thread. Since 0.1.
+ */
+BERTH_API int berth_conn_fd_install(const struct berth_conn *conn);
+
+/**
+ * Writes the peer's address. 0, -ENOSPC, or what getpeername(2) said; with direct descriptors also
+ * what berth_conn_fd_install says.
+ */
 BERTH_API int berth_conn_peer(const struct berth_conn *conn, char *text, size_t size);
 
 BERTH_END_DECLS

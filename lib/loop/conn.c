@@ -139,11 +139,11 @@ class_put(struct berth_loop *loop, uint8_t class_id)
 }
 
 int
-conn_create(struct berth_loop *loop, int fd, uint8_t class_id, uint32_t state,
+conn_create(struct berth_loop *loop, int index, uint8_t class_id, uint32_t state,
             struct berth_slot **result)
 {
     struct berth_slot *slot = NULL;
-    const int error = berth_table_claim(loop->table, (uint32_t)fd, &slot);
+    const int error = berth_table_claim(loop->table, (uint32_t)index, &slot);
     if (error)
         return error;
     slot->class_id = class_id;
@@ -158,16 +158,17 @@ conn_create(struct berth_loop *loop, int fd, uint8_t class_id, uint32_t state,
 void
 conn_discard(struct berth_loop *loop, struct berth_slot *slot, int close_fd)
 {
-    const int fd = berth_slot_fd(slot);
+    const int index = (int)slot->index;
+    const int kept = descriptor_kept(loop, slot);
     BERTH_ASSERT(slot->in_flight == 0 && slot->buffer == 0);
     class_put(loop, slot->class_id);
     if (slot_kind(slot) == KIND_CONN)
         loop->conns--;
     (void)berth_table_release(loop->table, berth_slot_token(slot, 0));
-    if (close_fd) {
-        (void)sys_close(fd);
-        loop->stats.syscalls++;
-    }
+    if (close_fd)
+        descriptor_close(loop, index, kept);
+    else
+        descriptor_leave(loop, index);
 }
 
 void
@@ -189,8 +190,9 @@ conn_connected(struct berth_loop *loop, struct berth_slot *slot)
 {
     int error = 0;
     socklen_t size = sizeof(error);
-    const intptr_t result =
-        sys_getsockopt(berth_slot_fd(slot), SOL_SOCKET, SO_ERROR, &error, &size);
+    const int fd = descriptor_borrow(loop, slot);
+    const intptr_t result = fd < 0 ? fd : sys_getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    descriptor_return(loop, slot, fd);
     loop->stats.syscalls++;
     if (!(slot->state & CONN_CONNECTING) || (slot->state & CONN_FAILED))
         return;
@@ -199,6 +201,7 @@ conn_connected(struct berth_loop *loop, struct berth_slot *slot)
         return;
     }
     slot->state &= ~(uint32_t)CONN_CONNECTING;
+    descriptor_drop(loop, slot);
     loop->stats.connected++;
     conn_open(loop, slot);
 }
@@ -253,6 +256,20 @@ conn_failed(struct berth_loop *loop, struct berth_slot *slot, int reason)
     conn_todo(loop, slot);
 }
 
+/** shutdown(2), which a connection may need just because descriptors have run out: 0, or -EAGAIN.
+ */
+static int
+shut_down(struct berth_loop *loop, struct berth_slot *slot, int how)
+{
+    const int fd = descriptor_borrow(loop, slot);
+    if (fd < 0)
+        return loop->engine->direct_shutdown(loop, slot, how);
+    (void)sys_shutdown(fd, how);
+    loop->stats.syscalls++;
+    descriptor_return(loop, slot, fd);
+    return 0;
+}
+
 /* ---- death ---------------------------------------------------------------------------------- */
 
 /** Tells the user that it is over. At most once. */
@@ -291,19 +308,20 @@ take_down(struct berth_loop *loop, struct berth_slot *slot)
     slot->flags |= BERTH_SLOT_CLOSING;
     if (slot->state & CONN_RESET) {
         const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
-        (void)sys_setsockopt(berth_slot_fd(slot), SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+        const int fd = descriptor_borrow(loop, slot);
+        (void)sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
         loop->stats.syscalls++;
+        descriptor_return(loop, slot, fd);
     }
     if (slot->in_flight == 0)
         return;
     /*
      * shutdown(2) ends a posted receive for certain, which close(2) would not. Not before a reset:
-     * the peer would see an orderly end first.
+     * the peer would see an orderly end first. Nor where it costs a borrowed descriptor: the cancel
+     * will do, and if it does not, closing_check comes by.
      */
-    if (!(slot->state & CONN_RESET)) {
-        (void)sys_shutdown(berth_slot_fd(slot), SHUT_RDWR);
-        loop->stats.syscalls++;
-    }
+    if (!(slot->state & CONN_RESET) && (!loop->direct || descriptor_kept(loop, slot) >= 0))
+        (void)shut_down(loop, slot, SHUT_RDWR);
     loop->engine->cancel(loop, slot);
     slot_cold(loop, slot)->cancels = 1;
     closing_list_enter(loop, slot);
@@ -328,8 +346,7 @@ closing_check(struct berth_loop *loop, struct berth_slot *slot, uint64_t now_ms)
         give_up(loop, slot);
     } else if ((cold->cancels == 1 && age_ms >= CANCEL_AGAIN_MS_1) ||
                (cold->cancels == 2 && age_ms >= CANCEL_AGAIN_MS_2)) {
-        (void)sys_shutdown(berth_slot_fd(slot), SHUT_RDWR);
-        loop->stats.syscalls++;
+        (void)shut_down(loop, slot, SHUT_RDWR);
         loop->engine->cancel(loop, slot);
         cold->cancels++;
     }
@@ -401,9 +418,10 @@ check_shutdown(struct berth_loop *loop, struct berth_slot *slot)
     if ((slot->state & (CONN_SHUT_WANTED | CONN_SHUT_DONE)) != CONN_SHUT_WANTED ||
         slot->buffer != 0 || slot->state & (CONN_CONNECTING | CONN_FAILED))
         return;
-    (void)sys_shutdown(berth_slot_fd(slot), SHUT_WR);
-    loop->stats.syscalls++;
-    slot->state |= CONN_SHUT_DONE;
+    if (shut_down(loop, slot, SHUT_WR) == 0)
+        slot->state |= CONN_SHUT_DONE;
+    else
+        conn_todo(loop, slot);
 }
 
 static void

@@ -4,6 +4,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#define BERTH_SYS_FILE
 #define BERTH_SYS_SOCKET
 #include "loop/loop_internal.h"
 
@@ -137,6 +138,28 @@ berth_conn_peer(const struct berth_conn *conn, char *text, size_t size)
     struct address address;
     memset(&address, 0, sizeof(address));
     address.length = sizeof(address.to);
-    const intptr_t error = sys_getpeername(berth_slot_fd(slot), &address.to.base, &address.length);
+    struct berth_loop *loop = slot_loop(slot);
+    const int fd = descriptor_borrow(loop, slot);
+    const intptr_t error = fd < 0 ? fd : sys_getpeername(fd, &address.to.base, &address.length);
+    descriptor_return(loop, slot, fd);
     return error < 0 ? (int)error : address_format(&address, text, size);
+}
+
+int
+berth_conn_fd(const struct berth_conn *conn)
+{
+    const struct berth_slot *slot = checked(conn);
+    return slot == NULL ? -EINVAL : slot_loop(slot)->direct ? -1 : berth_slot_fd(slot);
+}
+
+int
+berth_conn_fd_install(const struct berth_conn *conn)
+{
+    const struct berth_slot *slot = checked(conn);
+    if (slot == NULL)
+        return -EINVAL;
+    struct berth_loop *loop = slot_loop(slot);
+    if (loop->direct)
+        return loop->engine->direct_install(loop, (int)slot->index);
+    return (int)sys_fcntl(berth_slot_fd(slot), F_DUPFD_CLOEXEC, 0);
 }

@@ -63,6 +63,18 @@ struct engine {
     /** The descriptor is about to be closed: nothing is in flight, drop what refers to it. */
     void (*forget)(struct berth_loop *loop, struct berth_slot *slot);
 
+    /**
+     * With loop->direct only, which create sets: slots are numbered by a table of the engine's.
+     * enter puts an ordinary descriptor into it, without keeping it, and returns the number;
+     * install makes an ordinary descriptor for a number and returns it; both -errno. shutdown is
+     * shutdown(2) without one, in its own time; 0, or -EAGAIN: not now. close empties a place
+     * before the next wait, and its number is not given out before that.
+     */
+    int (*direct_enter)(struct berth_loop *loop, int fd);
+    int (*direct_install)(struct berth_loop *loop, int index);
+    int (*direct_shutdown)(struct berth_loop *loop, struct berth_slot *slot, int how);
+    void (*direct_close)(struct berth_loop *loop, int index);
+
     /** Appends lines about itself; as snprintf. */
     int (*explain)(const struct berth_loop *loop, char *text, size_t size);
 };

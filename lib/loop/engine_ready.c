@@ -154,7 +154,7 @@ receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
         /* A read that did not fill its buffer has emptied the socket: no need to ask again, unless
          * it was not asked for as much, or the end of the stream is known to stand behind it. */
         const int may_leave_some = to_the_end || slot->state & CONN_CREDIT;
-        const size_t got = receive_now(loop, slot, size_class);
+        const size_t got = receive_now(loop, slot, berth_slot_fd(slot), size_class);
         total += got;
         if (got == 0 || (got < size && !may_leave_some))
             break;

@@ -36,8 +36,8 @@ free_gathers(struct uring_engine *state)
         state->gathers_used = 0;
 }
 
-static void
-submit(struct berth_loop *loop)
+void
+uring_submit(struct berth_loop *loop)
 {
     struct uring_engine *state = uring_state(loop);
     (void)sys_uring_submit(&state->ring);
@@ -53,7 +53,7 @@ uring_get_submission(struct berth_loop *loop)
     struct io_uring_sqe *submission = io_uring_get_sqe(&state->ring);
     if (BERTH_LIKELY(submission != NULL))
         return submission;
-    submit(loop);
+    uring_submit(loop);
     return io_uring_get_sqe(&state->ring);
 }
 
@@ -102,7 +102,7 @@ uring_send(struct berth_loop *loop, struct berth_slot *slot)
     struct uring_engine *state = uring_state(loop);
     const int many = loop->nodes.at[slot->buffer].next != 0;
     if (many && state->gathers_used == GATHERS_MAX)
-        submit(loop);
+        uring_submit(loop);
     if (many && state->gathers_used == GATHERS_MAX) {
         conn_todo(loop, slot);
         return;
@@ -112,6 +112,7 @@ uring_send(struct berth_loop *loop, struct berth_slot *slot)
         conn_todo(loop, slot);
         return;
     }
+    const int fd = berth_slot_fd(slot);
     const int flags = MSG_NOSIGNAL | MSG_WAITALL; /* the kernel resumes short sends by itself */
     if (many) {
         size_t bytes;
@@ -119,14 +120,14 @@ uring_send(struct berth_loop *loop, struct berth_slot *slot)
         memset(&gather->message, 0, sizeof(gather->message));
         gather->message.msg_iov = gather->iov;
         gather->message.msg_iovlen = send_gather(loop, slot, gather->iov, SEND_IOVECS_MAX, &bytes);
-        io_uring_prep_sendmsg(submission, berth_slot_fd(slot), &gather->message, flags);
+        io_uring_prep_sendmsg(submission, fd, &gather->message, flags);
         send_begin(loop, slot, (unsigned)gather->message.msg_iovlen);
     } else {
         const struct send_node *head = queue_head(loop, slot);
-        io_uring_prep_send(submission, berth_slot_fd(slot), send_node_data(loop, head),
-                           head->lease.length, flags);
+        io_uring_prep_send(submission, fd, send_node_data(loop, head), head->lease.length, flags);
         send_begin(loop, slot, 1);
     }
+    uring_set_file(state, submission, slot);
     uring_set_token(submission, slot, OP_SEND);
     slot->state |= CONN_SENDING;
 }
@@ -155,7 +156,11 @@ uring_accept_start(struct berth_loop *loop, struct berth_slot *slot)
     struct io_uring_sqe *submission = uring_begin_operation(loop, slot);
     if (submission == NULL)
         return -EAGAIN;
-    io_uring_prep_multishot_accept(submission, berth_slot_fd(slot), NULL, NULL, SOCK_CLOEXEC);
+    if (loop->direct)
+        io_uring_prep_multishot_accept_direct(submission, berth_slot_fd(slot), NULL, NULL, 0);
+    else
+        io_uring_prep_multishot_accept(submission, berth_slot_fd(slot), NULL, NULL, SOCK_CLOEXEC);
+    uring_set_file(uring_state(loop), submission, slot);
     uring_set_token(submission, slot, OP_ACCEPT);
     slot->state |= CONN_RECEIVING;
     return 0;
@@ -175,8 +180,10 @@ on_accept(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint
     const int ended = !(flags & IORING_CQE_F_MORE);
     if (ended)
         uring_operation_ended(slot);
+    if (result == -ENFILE && loop->direct)
+        loop->stats.refused_limit++; /* no place in the table: the kernel has hung up on it */
     if (result >= 0 && unwanted)
-        (void)sys_close(result);
+        descriptor_close(loop, result, -1);
     else if (result >= 0)
         listener_accepted(loop, slot, result);
     else if (!unwanted && result != -ECANCELED)
@@ -199,6 +206,7 @@ uring_connect_wait(struct berth_loop *loop, struct berth_slot *slot)
     if (submission == NULL)
         return -EAGAIN;
     io_uring_prep_poll_add(submission, berth_slot_fd(slot), POLLOUT);
+    uring_set_file(uring_state(loop), submission, slot);
     uring_set_token(submission, slot, OP_CONNECT);
     return 0;
 }
@@ -222,6 +230,7 @@ uring_watch(struct berth_loop *loop, struct berth_slot *slot)
     if (submission == NULL)
         return -EAGAIN;
     io_uring_prep_poll_multishot(submission, berth_slot_fd(slot), POLLIN);
+    uring_set_file(uring_state(loop), submission, slot);
     uring_set_token(submission, slot, OP_WAKE);
     return 0;
 }
@@ -294,6 +303,14 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
     case OP_CANCEL:
         on_cancel(slot, result);
         break;
+    case OP_SHUTDOWN:
+        (void)berth_slot_end(slot);
+        break;
+    case OP_PROVE:
+        uring_on_prove(loop, slot, result);
+        break;
+    case OP_TABLE:
+        return; /* whoever wanted to know has looked already */
     default:
         loop->stats.stale++;
         return;
@@ -382,6 +399,8 @@ uring_cancel(struct berth_loop *loop, struct berth_slot *slot)
     if (submission == NULL)
         return; /* it will be asked again */
     io_uring_prep_cancel_fd(submission, berth_slot_fd(slot), IORING_ASYNC_CANCEL_ALL);
+    if (loop->direct) /* not by uring_set_file: the flag of the others is refused here */
+        submission->cancel_flags |= IORING_ASYNC_CANCEL_FD_FIXED;
     uring_set_token(submission, slot, OP_CANCEL);
 }
 
@@ -410,5 +429,9 @@ const struct engine berth_engine_uring = {
     .connect_wait = uring_connect_wait,
     .cancel = uring_cancel,
     .forget = uring_forget,
+    .direct_enter = uring_direct_enter,
+    .direct_install = uring_direct_install,
+    .direct_shutdown = uring_direct_shutdown,
+    .direct_close = uring_direct_close,
     .explain = uring_explain,
 };

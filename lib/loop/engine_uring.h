@@ -5,6 +5,7 @@
  *   engine_uring_receive.c  the same for receives
  *   engine_uring_lane.c     rings of buffers that bulk connections have to themselves
  *   engine_uring_setup.c    the ring itself, and the buffers in it
+ *   engine_uring_direct.c   direct descriptors: the ring's own table of files
  *
  * SPDX-License-Identifier: MIT
  */
@@ -33,6 +34,9 @@
 /** Newer than liburing 2.3, so named here; the values are the kernel's (Linux 6.10). */
 #define BERTH_URING_RECVSEND_BUNDLE (1u << 4)
 #define BERTH_URING_FEAT_RECVSEND_BUNDLE (1u << 14)
+
+/** The same of Linux 6.8. */
+#define BERTH_URING_OP_FIXED_FD_INSTALL 54
 
 /** Buffers that one completion of a bundle may span, by the limit that it is posted with. */
 #define BUNDLE_MAX 256
@@ -104,6 +108,12 @@ struct uring_engine {
     struct uring_lane lanes[LANES_MAX];
     int ring_fd_registered;
     int bundles; /**< one completion may bring several buffers */
+    int refused; /**< the pool had no buffer when the ring was last refilled */
+    int enabled;
+    uint8_t file_flag;    /**< IOSQE_FIXED_FILE when slots are numbered by direct descriptors */
+    char proof;           /**< what looking for errors reads, which nobody wants to know */
+    uint32_t files;       /**< places in the table of direct descriptors; 0: there is none */
+    uint32_t files_taken; /**< of those, before the ring was enabled: the lowest */
     struct gather gathers[GATHERS_MAX];
 };
 
@@ -130,6 +140,18 @@ uring_set_token(struct io_uring_sqe *submission, const struct berth_slot *slot, 
 {
     submission->user_data = berth_slot_token(slot, (uint8_t)op);
 }
+
+/** Says whose file a submission is about. After io_uring_prep_..., which clears the flags. */
+static inline void
+uring_set_file(const struct uring_engine *state, struct io_uring_sqe *submission,
+               const struct berth_slot *slot)
+{
+    submission->fd = berth_slot_fd(slot);
+    submission->flags |= state->file_flag;
+}
+
+/** Hands over what has been prepared, without waiting. */
+void uring_submit(struct berth_loop *loop);
 
 /** Cancels a posted receive or accept; its last completion clears CONN_RECEIVING. */
 void uring_stop_posted(struct berth_loop *loop, struct berth_slot *slot, enum loop_op op);
@@ -179,6 +201,23 @@ void uring_lanes_destroy(struct berth_loop *loop);
 /** Once per turn with lanes: those of connections gone quiet are taken back. */
 void uring_lane_tick(struct berth_loop *loop);
 
+/** The last completion of a look at what a posted receive may have missed. */
+void uring_on_prove(struct berth_loop *loop, struct berth_slot *slot, int32_t result);
+
+/* ---- direct descriptors: engine_uring_direct.c ----------------------------------------------- */
+
+/** Makes the table if it is wanted and can be had; if not, loop->direct_refusal says why. */
+void uring_direct_create(struct berth_loop *loop);
+
+/** Empties it: whatever is in it and nowhere else is closed. */
+void uring_direct_destroy(struct berth_loop *loop);
+
+int uring_direct_enter(struct berth_loop *loop, int fd);
+int uring_direct_install(struct berth_loop *loop, int index);
+int uring_direct_shutdown(struct berth_loop *loop, struct berth_slot *slot, int how);
+void uring_direct_close(struct berth_loop *loop, int index);
+int uring_direct_explain(const struct berth_loop *loop, char *text, size_t size);
+
 /* ---- setting up: engine_uring_setup.c -------------------------------------------------------- */
 
 /** Puts the buffer behind an id back into the ring; the kernel sees it after publish. */
@@ -192,6 +231,9 @@ void uring_refill(struct berth_loop *loop);
 
 /** A receive found the ring empty: next time there will be twice as many buffers in it. */
 void uring_grow_ring(struct uring_engine *state);
+
+/** Whether the next turn begins with more buffers in the ring, out of a pool that has enough. */
+int uring_ring_grows(const struct berth_loop *loop);
 
 /** Shows the kernel what was given. */
 void uring_publish_buffers(struct uring_engine *state);

@@ -82,6 +82,7 @@ uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
     }
     const int lane = slot->flags & SLOT_LANE;
     io_uring_prep_recv(submission, berth_slot_fd(slot), NULL, 0, 0);
+    uring_set_file(state, submission, slot);
     submission->flags |= IOSQE_BUFFER_SELECT;
     submission->buf_group = lane ? uring_lane_group(loop, slot) : BUFFER_GROUP;
     /* Whoever is known to have more is read from at once; all others wait for their bytes first. */
@@ -195,7 +196,10 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
     } else if (result == -ENOBUFS) {
         uring_grow_ring(state);
         slot->flags &= (uint8_t)~SLOT_BULK; /* posted without polling first it would fail at once */
-        if (conn_wants_data(slot))
+        /* Reading for those who starve costs a borrowed descriptor: not while it can be helped. */
+        if (loop->direct && uring_ring_grows(loop))
+            loop->stats.enobufs++;
+        else if (conn_wants_data(slot))
             receive_starve(loop, slot);
     } else if (result == -EINVAL && slot->flags & SLOT_LIMITED) {
         state->receive_bytes_max = 0; /* a kernel before 6.17: post again without limits */
@@ -203,6 +207,30 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
                result != -EAGAIN) {
         conn_failed(loop, slot, result);
     }
+}
+
+/** What looking said. */
+static void
+proven(struct berth_loop *loop, struct berth_slot *slot, intptr_t got)
+{
+    if (got < 0 && got != -EAGAIN && got != -EINTR && got != -ECANCELED)
+        conn_failed(loop, slot, (int)got);
+}
+
+/** Looks by way of the ring, where the connection has no descriptor for a system call. */
+static void
+prove_by_operation(struct berth_loop *loop, struct berth_slot *slot)
+{
+    struct uring_engine *state = uring_state(loop);
+    struct io_uring_sqe *submission = uring_begin_operation(loop, slot);
+    if (submission == NULL) {
+        slot->state |= CONN_UNPROVEN; /* the next data are an occasion again */
+        return;
+    }
+    io_uring_prep_recv(submission, berth_slot_fd(slot), &state->proof, sizeof(state->proof),
+                       MSG_DONTWAIT | MSG_PEEK);
+    uring_set_file(state, submission, slot);
+    uring_set_token(submission, slot, OP_PROVE);
 }
 
 /**
@@ -218,11 +246,22 @@ prove_receive(struct berth_loop *loop, struct berth_slot *slot)
     slot->state &= ~(uint32_t)CONN_UNPROVEN;
     if (!conn_wants_data(slot))
         return;
+    if (loop->direct) {
+        prove_by_operation(loop, slot);
+        return;
+    }
     const intptr_t got =
         sys_recv(berth_slot_fd(slot), &byte, sizeof(byte), MSG_DONTWAIT | MSG_PEEK);
     loop->stats.syscalls++;
-    if (got < 0 && got != -EAGAIN && got != -EINTR)
-        conn_failed(loop, slot, (int)got);
+    proven(loop, slot, got);
+}
+
+void
+uring_on_prove(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
+{
+    (void)berth_slot_end(slot);
+    if (conn_wants_data(slot))
+        proven(loop, slot, result);
 }
 
 /** The last completion of a posted receive, whatever else it says. */

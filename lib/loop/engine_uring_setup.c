@@ -54,7 +54,8 @@ uring_refill(struct berth_loop *loop)
     struct uring_engine *state = uring_state(loop);
     while (state->posted < state->posted_max && state->idle_count > 0 && loop->starved.count == 0) {
         state->posted++;
-        if (!uring_post_buffer(loop, state->idle_ids[--state->idle_count]))
+        state->refused = !uring_post_buffer(loop, state->idle_ids[--state->idle_count]);
+        if (state->refused)
             return;
     }
 }
@@ -65,6 +66,15 @@ uring_grow_ring(struct uring_engine *state)
 {
     if (state->posted == state->posted_max && state->posted_max < state->buffer_count)
         state->posted_max *= 2;
+}
+
+int
+uring_ring_grows(const struct berth_loop *loop)
+{
+    const struct uring_engine *state = uring_state(loop);
+    return !state->refused && state->posted < state->posted_max &&
+           berth_pool_available(loop->pool, BUFFER_CLASS, BERTH_FOR_NEW) >=
+               state->posted_max - state->posted;
 }
 
 void
@@ -84,6 +94,7 @@ uring_destroy(struct berth_loop *loop)
     struct uring_engine *state = uring_state(loop);
     if (state == NULL)
         return;
+    uring_direct_destroy(loop);
     (void)sys_uring_exit(&state->ring);
     uring_lanes_destroy(loop);
     for (uint32_t id = 0; state->by_id != NULL && id < state->buffer_count; id++)
@@ -183,6 +194,8 @@ uring_create(struct berth_loop *loop, char *why, size_t why_size)
     }
     if (error)
         uring_destroy(loop);
+    else
+        uring_direct_create(loop);
     return error;
 }
 
@@ -193,6 +206,7 @@ uring_start(struct berth_loop *loop)
     const int error = (int)sys_uring_enable(&state->ring);
     if (error)
         return error;
+    state->enabled = 1;
     state->ring_fd_registered = sys_uring_register_ring_fd(&state->ring) == 1;
     loop->stats.syscalls += 2;
     return 0;
@@ -202,7 +216,7 @@ int
 uring_explain(const struct berth_loop *loop, char *text, size_t size)
 {
     const struct uring_engine *state = uring_state(loop);
-    return snprintf(
+    const int used = snprintf(
         text, size,
         "receive: multishot into a shared ring of %u to %u buffers of %u bytes%s\n"
         "receive in bulk: %s%s\n"
@@ -221,4 +235,6 @@ uring_explain(const struct berth_loop *loop, char *text, size_t size)
             ? "run by the loop's own thread when it waits (DEFER_TASKRUN)"
             : "run at any system call (COOP_TASKRUN; DEFER_TASKRUN needs Linux 6.1)",
         state->ring_fd_registered ? "; ring descriptor registered" : "");
+    const size_t at = (size_t)used < size ? (size_t)used : size;
+    return used + uring_direct_explain(loop, text == NULL ? NULL : text + at, size - at);
 }

@@ -15,7 +15,6 @@
 
 TWIN(void *, berth_conn_payload, (struct berth_conn * conn), (conn))
 TWIN(berth_token, berth_conn_token, (const struct berth_conn *conn), (conn))
-TWIN(int, berth_conn_fd, (const struct berth_conn *conn), (conn))
 
 BERTH_API void berth_loop_options_init_fn(struct berth_loop_options *options);
 void

@@ -42,6 +42,22 @@ class_get(struct berth_loop *loop, const struct berth_handlers *handlers, void *
     return -EMFILE;
 }
 
+/** A slot for an ordinary descriptor, which is the slot's if this returns 0. */
+static int
+create_keeping(struct berth_loop *loop, int fd, uint8_t class_id, uint32_t state,
+               struct berth_slot **slot)
+{
+    const int index = descriptor_enter(loop, fd);
+    if (index < 0)
+        return index == -ENFILE ? -EMFILE : index;
+    const int error = conn_create(loop, index, class_id, state, slot);
+    if (error)
+        descriptor_leave(loop, index);
+    else
+        descriptor_keep(loop, *slot, fd);
+    return error;
+}
+
 /* ---- listening ------------------------------------------------------------------------------ */
 
 static int
@@ -132,7 +148,7 @@ berth_listen(struct berth_loop *loop, const char *text, const struct berth_handl
     }
     const int fd = open_listener(loop, &address);
     struct berth_slot *slot = NULL;
-    int error = fd < 0 ? fd : conn_create(loop, fd, (uint8_t)class_id, KIND_LISTENER, &slot);
+    int error = fd < 0 ? fd : create_keeping(loop, fd, (uint8_t)class_id, KIND_LISTENER, &slot);
     if (error) {
         if (fd >= 0)
             (void)sys_close(fd);
@@ -190,19 +206,23 @@ berth_listener_address(const struct berth_listener *listener, char *text, size_t
 int
 berth_listener_fd(const struct berth_listener *listener)
 {
-    return listener == NULL ? -EINVAL : (int)berth_token_index(listener->token);
+    if (listener == NULL)
+        return -EINVAL;
+    const struct berth_loop *loop = listener->loop;
+    const int index = (int)berth_token_index(listener->token);
+    return loop->direct ? descriptor_kept(loop, berth_table_slot(loop->table, (uint32_t)index))
+                        : index;
 }
 
 /* ---- accepting ------------------------------------------------------------------------------ */
 
 void
-listener_accepted(struct berth_loop *loop, struct berth_slot *listener, int fd)
+listener_accepted(struct berth_loop *loop, struct berth_slot *listener, int index)
 {
     struct berth_slot *slot = NULL;
-    const int error = conn_create(loop, fd, listener->class_id, 0, &slot);
+    const int error = conn_create(loop, index, listener->class_id, 0, &slot);
     if (error) {
-        (void)sys_close(fd);
-        loop->stats.syscalls++;
+        descriptor_close(loop, index, -1);
         loop->stats.refused_limit++;
         return;
     }
@@ -244,7 +264,7 @@ listener_accept_failed(struct berth_loop *loop, struct berth_slot *slot, int err
     }
     loop->stats.accept_errors++;
     if (error == -EMFILE || error == -ENFILE)
-        refuse_newcomers(loop, berth_slot_fd(slot));
+        refuse_newcomers(loop, descriptor_borrow(loop, slot)); /* a listener's is there */
     struct berth_listener *listener = loop->classes[slot->class_id].listener;
     if (listener == NULL)
         return;
@@ -286,7 +306,7 @@ static int
 create_own(struct berth_loop *loop, int fd, uint32_t state, const struct berth_handlers *handlers,
            void *ctx, struct berth_slot **slot)
 {
-    const int error = conn_create(loop, fd, CLASS_OWN, state, slot);
+    const int error = create_keeping(loop, fd, CLASS_OWN, state, slot);
     if (error)
         return error;
     struct conn_cold *cold = slot_cold(loop, *slot);
@@ -377,6 +397,7 @@ berth_adopt(struct berth_loop *loop, int fd, const struct berth_handlers *handle
         conn_discard(loop, slot, 0);
         return error;
     }
+    descriptor_drop(loop, slot);
     loop->stats.adopted++;
     conn_todo(loop, slot);
     if (token != NULL)

@@ -111,7 +111,10 @@ create_wake(struct berth_loop *loop)
     if (loop->wake_fd < 0)
         return loop->wake_fd;
     struct berth_slot *slot = NULL;
-    const int error = berth_table_claim(loop->table, (uint32_t)loop->wake_fd, &slot);
+    const int index = descriptor_enter(loop, loop->wake_fd);
+    if (index < 0)
+        return index;
+    const int error = berth_table_claim(loop->table, (uint32_t)index, &slot);
     if (error)
         return error;
     slot->state = (loop->id << LOOP_ID_SHIFT) | KIND_WAKE;
@@ -119,29 +122,31 @@ create_wake(struct berth_loop *loop)
     return 0;
 }
 
+/** What its numbers are is the engine's to say, which has been chosen. */
 static int
-create_parts(struct berth_loop *loop)
+create_table(struct berth_loop *loop)
 {
     struct berth_table_options table;
     berth_table_options_init(&table);
     table.slots_max = loop->options.conns_max;
     table.cold_bytes = CONN_COLD_BYTES + loop->options.cold_bytes;
+    table.index_mode = loop->direct ? BERTH_INDEX_DIRECT : BERTH_INDEX_FD;
     table.huge_pages = loop->options.huge_pages;
-    int error = berth_table_init(&loop->table_storage, &table);
-    if (error)
-        return error;
-    loop->table = &loop->table_storage;
+    return berth_table_init(loop->table, &table);
+}
+
+static int
+create_parts(struct berth_loop *loop)
+{
     if (loop->options.pool != NULL)
         loop->pool_options = *loop->options.pool;
     else
         berth_pool_options_init(&loop->pool_options);
-    error = berth_pool_create(&loop->pool, &loop->pool_options);
+    int error = berth_pool_create(&loop->pool, &loop->pool_options);
     if (!error)
         error = send_nodes_create(&loop->nodes);
     if (!error)
         error = create_fork_guard(loop);
-    if (!error)
-        error = create_wake(loop);
     if (error)
         return error;
     loop->reserve_fd = (int)sys_open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -218,13 +223,14 @@ choose_engine(struct berth_loop *loop)
 static void
 close_leftovers(struct berth_loop *loop)
 {
-    if (loop->table == NULL)
-        return;
     BERTH_TABLE_EACH_LIVE (loop->table, index) {
-        if ((int)index == loop->wake_fd)
+        struct berth_slot *slot = berth_table_slot(loop->table, index);
+        if (slot_kind(slot) == KIND_WAKE)
             continue;
-        send_clear(loop, berth_table_slot(loop->table, index));
-        (void)sys_close((int)index);
+        send_clear(loop, slot);
+        const int fd = loop->direct ? descriptor_kept(loop, slot) : (int)index;
+        if (fd >= 0)
+            (void)sys_close(fd);
     }
 }
 
@@ -274,6 +280,7 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
         return -ENOMEM;
     memset(loop, 0, sizeof(*loop));
     loop->options = options;
+    loop->table = &loop->table_storage; /* empty until there is an engine */
     loop->wake_fd = loop->reserve_fd = -1;
     int error = register_loop(loop);
     if (error) {
@@ -283,6 +290,10 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
     error = create_parts(loop);
     if (!error)
         error = choose_engine(loop);
+    if (!error)
+        error = create_table(loop);
+    if (!error)
+        error = create_wake(loop);
     if (error) {
         destroy_parts(loop);
         return error;
@@ -310,7 +321,8 @@ start(struct berth_loop *loop)
     int error = loop->engine->start(loop);
     if (error)
         return error;
-    error = loop->engine->watch(loop, berth_table_slot(loop->table, (uint32_t)loop->wake_fd));
+    error = loop->engine->watch(loop,
+                                berth_table_slot(loop->table, berth_token_index(loop->wake_token)));
     loop->started = error == 0;
     return error;
 }
@@ -430,9 +442,14 @@ berth_loop_explain(const struct berth_loop *loop, char *text, size_t size)
     if (loop == NULL || (text == NULL && size > 0))
         return -EINVAL;
     int used = snprintf(text, size, "engine: %s\n%s", loop->engine->name, loop->refusals);
-    const size_t at = (size_t)used < size ? (size_t)used : size;
+    size_t at = (size_t)used < size ? (size_t)used : size;
     used += loop->engine->explain(loop, text == NULL ? NULL : text + at, size - at);
-    return used;
+    if (!loop->options.direct_descriptors || loop->direct)
+        return used;
+    at = (size_t)used < size ? (size_t)used : size;
+    return used + snprintf(text == NULL ? NULL : text + at, size - at,
+                           "not direct descriptors: %s\n",
+                           *loop->direct_refusal ? loop->direct_refusal : "only io_uring has them");
 }
 
 struct berth_table *

@@ -25,7 +25,10 @@ enum loop_op {
     OP_CONNECT,
     OP_WAKE,
     OP_CANCEL,
-    OP_RECEIVE_LANE
+    OP_RECEIVE_LANE,
+    OP_SHUTDOWN,
+    OP_PROVE, /**< a look at what a posted receive may have missed */
+    OP_TABLE  /**< of the table of direct descriptors; nobody waits for it */
 };
 
 /* ---- slot->state ----------------------------------------------------------------------------
@@ -111,7 +114,8 @@ struct conn_cold {
     uint64_t bulk_turn;  /**< when a receive last ended with its share used up */
     uint32_t bulk_score; /**< how often that happened in a row */
     uint32_t lane;       /**< 1 + number of its own ring of buffers, 0: none */
-    unsigned char unused[120];
+    int32_t kept_fd;     /**< 1 + the descriptor beside the direct one; 0: none */
+    unsigned char unused[116];
 };
 #define CONN_COLD_BYTES 192
 BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "three cache lines");
@@ -199,10 +203,12 @@ struct berth_loop {
     int stop;       /**< atomic */
     int in_turn;
     int started;
+    int direct;                /**< slots are numbered by direct descriptors: descriptor.c */
     unsigned char *fork_guard; /**< a page that a child of fork(2) finds zeroed */
     uint64_t accept_resume_ms; /**< 0: no listener is backing off */
     struct conn_class classes[CLASS_COUNT_MAX];
     char refusals[512]; /**< why other engines were not taken */
+    char direct_refusal[128];
 };
 
 /** One listener; its slot's class is its own. */
@@ -374,10 +380,12 @@ struct berth_slot *conn_next_starved(struct berth_loop *loop);
 #define RECEIVE_BYTES 4096u
 
 /**
- * Reads once, without waiting, into a pool buffer of that class, and delivers. Returns the bytes
- * read, 0 when there is no more for now: end, error, starved, or just empty.
+ * Reads once from the slot's descriptor, without waiting, into a pool buffer of that class, and
+ * delivers. Returns the bytes read, 0 when there is no more for now: end, error, starved, or just
+ * empty.
  */
-size_t receive_now(struct berth_loop *loop, struct berth_slot *slot, enum berth_class size_class);
+size_t receive_now(struct berth_loop *loop, struct berth_slot *slot, int fd,
+                   enum berth_class size_class);
 
 /** There is no buffer for what this connection has to say: it ends, or queues for one. */
 void receive_starve(struct berth_loop *loop, struct berth_slot *slot);
@@ -391,8 +399,11 @@ void receive_turn_over(struct berth_loop *loop);
 /** Serves those who wait for a buffer, as far as there are any. Returns how many. */
 unsigned receive_starved(struct berth_loop *loop);
 
-/** Claims a slot for a descriptor, in that enum conn_state. Nothing is told to the user yet. */
-int conn_create(struct berth_loop *loop, int fd, uint8_t class_id, uint32_t state,
+/**
+ * Claims the slot of that number (see descriptor_enter), in that enum conn_state. Nothing is told
+ * to the user yet.
+ */
+int conn_create(struct berth_loop *loop, int index, uint8_t class_id, uint32_t state,
                 struct berth_slot **slot);
 
 /** Undoes conn_create for one that never opened, and closes the descriptor if asked to. */
@@ -412,6 +423,46 @@ void conn_abandon_all(struct berth_loop *loop);
 
 /** Frees a class that nobody uses any more. */
 void class_put(struct berth_loop *loop, uint8_t class_id);
+
+/* ---- descriptor.c: what a slot is to a system call ------------------------------------------- */
+
+/** The number of the slot for an ordinary descriptor, which is still the caller's; or -errno. */
+int descriptor_enter(struct berth_loop *loop, int fd);
+
+/** Undoes it, if no slot was claimed. */
+void descriptor_leave(struct berth_loop *loop, int index);
+
+/** The slot has been claimed: keeps the ordinary descriptor beside a direct one. */
+void descriptor_keep(struct berth_loop *loop, struct berth_slot *slot, int fd);
+
+/** The kept descriptor has done its service. */
+void descriptor_drop(struct berth_loop *loop, struct berth_slot *slot);
+
+/** The kept descriptor, or -1. */
+int descriptor_kept(const struct berth_loop *loop, const struct berth_slot *slot);
+
+/** Closes what a slot stood for, which is empty by now; `kept` is what descriptor_kept said. */
+void descriptor_close(struct berth_loop *loop, int index, int kept);
+
+int descriptor_borrow_direct(struct berth_loop *loop, const struct berth_slot *slot);
+void descriptor_return_direct(struct berth_loop *loop, const struct berth_slot *slot, int fd);
+
+/**
+ * A descriptor for one system call, until descriptor_return: the slot's own, or a passing one for a
+ * direct descriptor, which costs three system calls more. -errno if there is none.
+ */
+static inline int
+descriptor_borrow(struct berth_loop *loop, const struct berth_slot *slot)
+{
+    return BERTH_LIKELY(!loop->direct) ? berth_slot_fd(slot) : descriptor_borrow_direct(loop, slot);
+}
+
+static inline void
+descriptor_return(struct berth_loop *loop, const struct berth_slot *slot, int fd)
+{
+    if (BERTH_UNLIKELY(loop->direct) && fd >= 0)
+        descriptor_return_direct(loop, slot, fd);
+}
 
 /* ---- send.c: the queues --------------------------------------------------------------------- */
 
@@ -453,8 +504,8 @@ void send_clear(struct berth_loop *loop, struct berth_slot *slot);
 
 /* ---- listen.c ------------------------------------------------------------------------------- */
 
-/** A newcomer. The descriptor is the loop's from here on. */
-void listener_accepted(struct berth_loop *loop, struct berth_slot *listener, int fd);
+/** A newcomer, by the number of its slot-to-be. Its descriptor is the loop's from here on. */
+void listener_accepted(struct berth_loop *loop, struct berth_slot *listener, int index);
 
 /** accept failed: out of descriptors (refuses one, backs off) or something passing. */
 void listener_accept_failed(struct berth_loop *loop, struct berth_slot *listener, int error);

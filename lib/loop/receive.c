@@ -96,8 +96,10 @@ static int
 receive_has_ended(struct berth_loop *loop, struct berth_slot *slot)
 {
     char byte;
+    const int fd = descriptor_borrow(loop, slot);
     const intptr_t got =
-        sys_recv(berth_slot_fd(slot), &byte, sizeof(byte), MSG_DONTWAIT | MSG_PEEK);
+        fd < 0 ? -EAGAIN : sys_recv(fd, &byte, sizeof(byte), MSG_DONTWAIT | MSG_PEEK);
+    descriptor_return(loop, slot, fd);
     loop->stats.syscalls++;
     if (got > 0 || got == -EAGAIN || got == -EINTR)
         return 0;
@@ -116,7 +118,7 @@ receive_starve(struct berth_loop *loop, struct berth_slot *slot)
 }
 
 size_t
-receive_now(struct berth_loop *loop, struct berth_slot *slot, enum berth_class size_class)
+receive_now(struct berth_loop *loop, struct berth_slot *slot, int fd, enum berth_class size_class)
 {
     struct receive_buffer taken;
     BERTH_ASSERT(conn_wants_data(slot));
@@ -135,7 +137,7 @@ receive_now(struct berth_loop *loop, struct berth_slot *slot, enum berth_class s
         size = slot_cold(loop, slot)->credit;
     intptr_t got;
     do
-        got = sys_recv(berth_slot_fd(slot), taken.data, size, MSG_DONTWAIT);
+        got = sys_recv(fd, taken.data, size, MSG_DONTWAIT);
     while (BERTH_UNLIKELY(got == -EINTR)); /* an edge tells of the bytes only once */
     loop->stats.syscalls++;
     if (BERTH_LIKELY(got > 0)) {
@@ -148,6 +150,16 @@ receive_now(struct berth_loop *loop, struct berth_slot *slot, enum berth_class s
         (void)berth_pool_unpost(loop->pool, taken.buffer);
     nothing_read(loop, slot, got);
     return 0;
+}
+
+/** The same by a borrowed descriptor. */
+static void
+receive_borrowing(struct berth_loop *loop, struct berth_slot *slot)
+{
+    const int fd = descriptor_borrow(loop, slot);
+    if (fd >= 0)
+        (void)receive_now(loop, slot, fd, BERTH_CLASS_4K);
+    descriptor_return(loop, slot, fd);
 }
 
 unsigned
@@ -165,7 +177,7 @@ receive_starved(struct berth_loop *loop)
         loop->current = slot;
         slot->state |= CONN_TODO;         /* afterwards it receives in the ordinary way again */
         if (conn_may_receive(loop, slot)) /* an earlier one's callback may have changed that */
-            (void)receive_now(loop, slot, BERTH_CLASS_4K);
+            receive_borrowing(loop, slot);
         conn_after_event(loop, slot);
     }
     return served;

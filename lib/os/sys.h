@@ -53,6 +53,7 @@
 
 #ifdef BERTH_SYS_FILE
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -68,6 +69,8 @@
     BERTH_SYS_LINUX_FILE_ROWS(ROW)                                                                 \
     ROW(fcntl, (int fd, int command, int argument), (fd, command, argument),                       \
         fcntl(fd, command, argument))                                                              \
+    ROW(getrlimit, (int resource, struct rlimit *limit), (resource, limit),                        \
+        getrlimit(resource, limit))                                                                \
     ROW(open, (const char *path, int flags), (path, flags), open(path, flags))                     \
     ROW(read, (int fd, void *data, size_t size), (fd, data, size), read(fd, data, size))           \
     ROW(write, (int fd, const void *data, size_t size), (fd, data, size), write(fd, data, size))   \
@@ -96,6 +99,8 @@
     BERTH_SYS_LINUX_SOCKET_ROWS(ROW)                                                               \
     ROW(socket, (int domain, int type, int protocol), (domain, type, protocol),                    \
         socket(domain, type, protocol))                                                            \
+    ROW(socketpair, (int domain, int type, int protocol, int *pair),                               \
+        (domain, type, protocol, pair), socketpair(domain, type, protocol, pair))                  \
     ROW(bind, (int fd, const struct sockaddr *address, socklen_t size), (fd, address, size),       \
         bind(fd, address, size))                                                                   \
     ROW(listen, (int fd, int backlog), (fd, backlog), listen(fd, backlog))                         \
@@ -173,6 +178,13 @@ berth_clock_ms(uint64_t *now_ms)
 #include <liburing.h>
 /* io_uring_enable_rings is declared by liburing 2.3, but not exported: hence the plain register. */
 
+/** Puts a descriptor into that place of the ring's table, or empties it (-1): 1 or -errno. */
+static inline __attribute__((unused)) int
+berth_uring_set_file(struct io_uring *ring, int index, int fd)
+{
+    return io_uring_register_files_update(ring, (unsigned)index, &fd, 1);
+}
+
 /** Whether this kernel knows an operation: 1 or 0, or -errno. */
 static inline __attribute__((unused)) int
 berth_uring_op_known(struct io_uring *ring, int op)
@@ -201,6 +213,12 @@ berth_uring_op_known(struct io_uring *ring, int op)
         (ring, registration), (errno = EPERM, io_uring_register_buf_ring(ring, registration, 0)))  \
     ROW(uring_unregister_buffers, (struct io_uring * ring, int group), (ring, group),              \
         (errno = EPERM, io_uring_unregister_buf_ring(ring, group)))                                \
+    ROW(uring_register_files, (struct io_uring * ring, unsigned count), (ring, count),             \
+        (errno = EPERM, io_uring_register_files_sparse(ring, count)))                              \
+    ROW(uring_unregister_files, (struct io_uring * ring), (ring),                                  \
+        (errno = EPERM, io_uring_unregister_files(ring)))                                          \
+    ROW(uring_set_file, (struct io_uring * ring, int index, int fd), (ring, index, fd),            \
+        (errno = EPERM, berth_uring_set_file(ring, index, fd)))                                    \
     ROW(uring_submit, (struct io_uring * ring), (ring), (errno = EPERM, io_uring_submit(ring)))    \
     ROW(uring_wait,                                                                                \
         (struct io_uring * ring, struct io_uring_cqe * *completion, unsigned count,                \

@@ -76,8 +76,9 @@ ends_open(struct berth_conn *conn, void *ctx)
 {
     struct ends *ends = ctx;
     const int bytes = SOCKET_BYTES;
-    ck_assert_int_eq(setsockopt(berth_conn_fd(conn), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)),
-                     0);
+    const int fd = rig_conn_fd(conn);
+    ck_assert_int_eq(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
+    ck_assert_int_eq(close(fd), 0);
     ends->token = berth_conn_token(conn);
     ends->opens++;
     return 0;

@@ -7,26 +7,52 @@
 
 #include <fcntl.h>
 
-const char *const rig_engines[RIG_ENGINES] = {"uring", "epoll", "poll"};
+const char *const rig_engines[RIG_ENGINES] = {"uring", "epoll", "poll", "uring-direct"};
 
 /** A case runs for each engine, and on a loaded machine under Valgrind. */
 #define CASE_TIMEOUT_S 300
+
+int
+rig_is_uring(const char *engine)
+{
+    return strncmp(engine, "uring", 5) == 0;
+}
+
+int
+rig_conn_fd(const struct berth_conn *conn)
+{
+    const int fd = berth_conn_fd_install(conn);
+    ck_assert_msg(fd >= 0, "installing: %s", strerror(-fd));
+    return fd;
+}
+
+/** Whether the loop has direct descriptors, as asked; says why not. */
+static int
+is_direct(const struct berth_loop *loop)
+{
+    char text[2048];
+    ck_assert_int_lt(berth_loop_explain(loop, text, sizeof(text)), sizeof(text));
+    if (strstr(text, "descriptors: direct") != NULL)
+        return 1;
+    printf("skipped: no engine \"uring-direct\" here:\n%s", text);
+    return 0;
+}
 
 int
 rig_has(const char *engine)
 {
     struct berth_loop_options options;
     struct berth_loop *loop = NULL;
-    berth_loop_options_init(&options);
-    options.engine = engine;
+    rig_options(&options, engine, NULL);
     const int error = berth_loop_create(&loop, &options);
     if (error != 0) {
-        ck_assert_msg(strcmp(engine, "uring") == 0, "%s: %s", engine, strerror(-error));
+        ck_assert_msg(rig_is_uring(engine), "%s: %s", engine, strerror(-error));
         printf("skipped: no engine \"%s\" here: %s\n", engine, strerror(-error));
         return 0;
     }
+    const int has = !options.direct_descriptors || is_direct(loop);
     ck_assert_int_eq(berth_loop_destroy(loop), 0);
-    return 1;
+    return has;
 }
 
 void
@@ -34,7 +60,8 @@ rig_options(struct berth_loop_options *options, const char *engine,
             const struct berth_pool_options *pool)
 {
     berth_loop_options_init(options);
-    options->engine = engine;
+    options->direct_descriptors = engine != NULL && strcmp(engine, "uring-direct") == 0;
+    options->engine = options->direct_descriptors ? "uring" : engine;
     options->pool = pool;
 }
 

@@ -24,9 +24,12 @@
 #include "berth/loop.h"
 #include "support/support.h"
 
-/** Every engine there is, by the number that a loop test gets. */
+/**
+ * Every engine there is, by the number that a loop test gets; "uring-direct" is "uring" with direct
+ * descriptors. The first three are what berth_loop_options.engine takes.
+ */
 extern const char *const rig_engines[];
-#define RIG_ENGINES 3
+#define RIG_ENGINES 4
 
 /** How long one turn may wait: a test that waits for nothing takes this times its turns. */
 #define RIG_TURN_MS 10
@@ -39,6 +42,12 @@ struct rig {
 
 /** Whether this build and this kernel have the engine; says so on standard output if not. */
 int rig_has(const char *engine);
+
+/** Whether it is io_uring, in either way. */
+int rig_is_uring(const char *engine);
+
+/** A descriptor for the connection's socket, on any engine. Close it. */
+int rig_conn_fd(const struct berth_conn *conn);
 
 /** Options that suit tests: that engine, and a pool of `pool` (NULL: the defaults). */
 void rig_options(struct berth_loop_options *options, const char *engine,

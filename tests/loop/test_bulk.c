@@ -182,7 +182,7 @@ START_TEST(bulk_comes_in_big_pieces)
 {
     RIG_ENGINE_OR_RETURN(engine);
     struct berth_loop_options options;
-    if (strcmp(engine, "uring") == 0)
+    if (rig_is_uring(engine))
         return;
     rig_options(&options, engine, NULL);
     run_bulk(&options, 0);
@@ -233,7 +233,7 @@ START_TEST(bundles_are_used)
 {
     RIG_ENGINE_OR_RETURN(engine);
     struct berth_loop_options options;
-    if (strcmp(engine, "uring") != 0)
+    if (!rig_is_uring(engine))
         return;
     rig_options(&options, engine, NULL);
     run_bulk(&options, 0);
@@ -256,7 +256,7 @@ START_TEST(bulk_without_bundles)
 {
     RIG_ENGINE_OR_RETURN(engine);
     struct berth_loop_options options;
-    if (strcmp(engine, "uring") != 0)
+    if (!rig_is_uring(engine))
         return;
     rig_options(&options, engine, NULL);
     berth_sys_uring_init = init_without_bundles;

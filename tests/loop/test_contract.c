@@ -130,7 +130,7 @@ START_TEST(close_inside_open)
     RIG_UNTIL(&rig, record.closes == 1, TURNS);
     char text[8];
     ck_assert_int_eq(rig_read(client, text, sizeof(text)), 4);
-    ck_assert_int_eq(rig_read(client, text, sizeof(text)), 0);
+    RIG_UNTIL(&rig, rig_read(client, text, sizeof(text)) == 0, 1);
     ck_assert_str_eq(record.events, "oc");
     ck_assert_int_eq(close(client), 0);
     record_end(&rig, &record);
@@ -349,8 +349,7 @@ START_TEST(duplicate_of_a_closed_descriptor_does_not_spin)
     const int client = rig_client(&rig);
     RIG_UNTIL(&rig, record.opens == 1, TURNS);
     struct berth_conn *conn = berth_conn_find(rig.loop, record.last);
-    const int ghost = dup(berth_conn_fd(conn)); /* keeps the socket open behind the loop's back */
-    ck_assert_int_ge(ghost, 0);
+    const int ghost = rig_conn_fd(conn); /* keeps the socket open behind the loop's back */
     ck_assert_int_eq(berth_conn_close(conn), 0);
     RIG_UNTIL(&rig, record.closes == 1, TURNS);
     (void)send(client, "into the void", 13, MSG_NOSIGNAL);

@@ -161,6 +161,10 @@ START_TEST(environment_overrides)
 {
     RIG_ENGINE_OR_RETURN(engine);
     int skipped;
+    if (strcmp(engine, "uring-direct") == 0) {
+        printf("skipped: \"%s\" is no name of an engine, but an option of one\n", engine);
+        return;
+    }
     RIG_IN_CHILD(skipped, {
         RIG_MUST(setenv("BERTH_ENGINE", engine, 1) == 0);
         struct berth_loop *loop = make("auto", 0);

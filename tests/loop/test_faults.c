@@ -38,7 +38,15 @@ enum cost {
 };
 
 /** On which engines a life makes the call. */
-enum makers { URING = 1, EPOLL = 2, POLL = 4, READY = EPOLL | POLL, ALL = URING | READY };
+enum makers {
+    PLAIN = 1,
+    EPOLL = 2,
+    POLL = 4,
+    DIRECT = 8,
+    URING = PLAIN | DIRECT,
+    READY = EPOLL | POLL,
+    ALL = URING | READY
+};
 
 struct fault {
     const char *call;
@@ -95,6 +103,13 @@ static const struct fault faults[] = {
     {"uring_register_buffers", -ENOMEM, COST_LOOP, URING},
     {"uring_enable", -EINVAL, COST_TURN, URING},
     {"uring_register_ring_fd", -ENOMEM, COST_NOTHING, URING},
+    /* Without direct descriptors the loop goes on without them; later they are one connection's. */
+    {"socketpair", -EMFILE, COST_NOTHING, DIRECT},
+    {"getrlimit", -EPERM, COST_NOTHING, DIRECT},
+    {"uring_register_files", -ENOMEM, COST_NOTHING, DIRECT},
+    {"uring_unregister_files", -ENOMEM, COST_NOTHING, DIRECT},
+    {"uring_set_file", -ENOMEM, COST_LOOP, DIRECT},
+    {"uring_submit", -EAGAIN, COST_CONNECTION, DIRECT},
     {"uring_wait", -EINTR, COST_NOTHING, URING},
     {"uring_wait", -EAGAIN, COST_NOTHING, URING},
     {"uring_wait", -EBUSY, COST_NOTHING, URING},
@@ -418,7 +433,8 @@ END_TEST
 /* ---- what fails for good -------------------------------------------------------------------- */
 
 /** What each engine waits with. */
-static const char *const wait_calls[RIG_ENGINES] = {"uring_wait", "epoll_wait", "poll"};
+static const char *const wait_calls[RIG_ENGINES] = {"uring_wait", "epoll_wait", "poll",
+                                                    "uring_wait"};
 
 START_TEST(waiting_fails_for_good)
 {

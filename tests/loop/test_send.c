@@ -54,7 +54,7 @@ START_TEST(every_way_at_once)
     ck_assert_uint_eq(ends.read, ends.total);
     ck_assert_uint_ge(ends.drained, 2);
     ck_assert_uint_eq(rig_stats(&ends.rig).sent_bytes, ends.total);
-    if (strcmp(engine, "uring") != 0) /* there the kernel resumes them unseen */
+    if (!rig_is_uring(engine)) /* there the kernel resumes them unseen */
         ck_assert_uint_ge(rig_stats(&ends.rig).sends_short, 1);
     end(&ends);
 }
@@ -84,7 +84,8 @@ START_TEST(echo_to_one_who_does_not_read)
     const struct berth_conn *conn = the_conn(&ends);
     ck_assert_ptr_nonnull(conn);
     const size_t high = ends.options.send_high_bytes;
-    ck_assert_uint_ge(berth_conn_queued(conn), high);
+    /* Between the marks at least: the sockets may have taken a send that was begun at the mark. */
+    ck_assert_uint_gt(berth_conn_queued(conn), ends.options.send_low_bytes);
     /* Past the mark only by what the kernel had for it already, or its share of a turn. */
     ck_assert_uint_le(berth_conn_queued(conn), high + 1024 * 1024);
     ck_assert_uint_lt(ends.received, ends.written);
@@ -237,10 +238,11 @@ START_TEST(close_does_not_wait_for_ever)
     RIG_UNTIL(&ends.rig, ends.closes == 1, TURNS);
     ck_assert_int_eq(ends.reason, -ETIMEDOUT);
     ck_assert_uint_eq(rig_stats(&ends.rig).zombies, 0);
+    unsigned last_turns = 1; /* a direct descriptor is closed ahead of the next wait */
     intptr_t got;
     do
         got = client_reads(&ends, WAYS_BYTES_MAX);
-    while (got > 0);
+    while (got > 0 || (got == -EAGAIN && last_turns-- > 0 && rig_turn(&ends.rig, 0) >= 0));
     ck_assert_int_eq(got, -ECONNRESET); /* it must not take this for the end of the stream */
     ck_assert_uint_lt(ends.read, ends.queued);
     end(&ends);

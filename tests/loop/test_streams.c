@@ -34,8 +34,10 @@ find_by_port(const struct berth_conn *conn)
     socklen_t size = sizeof(address);
     memset(&address, 0, sizeof(address));
     /* A peer that has gone already has taken its name with it: it is one of those. */
-    const int named =
-        getpeername(berth_conn_fd(conn), (struct sockaddr *)(void *)&address, &size) == 0;
+    const int fd = berth_conn_fd_install(conn);
+    MUST(fd >= 0);
+    const int named = getpeername(fd, (struct sockaddr *)(void *)&address, &size) == 0;
+    MUST(close(fd) == 0);
     for (unsigned i = 0; i < w.count; i++) {
         struct stream *stream = &w.streams[i];
         if (stream->live && !stream->opened && stream->port != 0 &&
@@ -52,8 +54,12 @@ on_open(struct berth_conn *conn, void *ctx)
     MUST(stream != NULL && !stream->opened);
     /* TCP waits for its timers when there is room for less than a segment. */
     const int bytes = ctx != NULL ? 4096 << roll(4) : 16384 << roll(3);
-    if (roll(4) != 0)
-        (void)setsockopt(berth_conn_fd(conn), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+    if (roll(4) != 0) {
+        const int fd = berth_conn_fd_install(conn);
+        MUST(fd >= 0);
+        (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+        MUST(close(fd) == 0);
+    }
     stream->opened = 1;
     stream->token = berth_conn_token(conn);
     memcpy(berth_conn_payload(conn), &stream, sizeof(stream));
