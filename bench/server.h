@@ -70,6 +70,7 @@ struct server_kind {
     /** Returns when asked to stop: 0, or -errno if it could not start. */
     int (*serve)(struct server_control *control, const struct server_kind *kind);
     const char *engine;  /**< for those that offer several */
+    bool direct;         /**< io_uring: with direct descriptors, or not at all */
     const char *missing; /**< what this build lacks to have it; then there is no `serve` */
     const char *command; /**< a program that the user brought, for /bin/sh: server_command.h */
     bool library;        /**< serves on somebody's library, and explains which one */

@@ -76,11 +76,14 @@ server_berth_serve(struct server_control *control, const struct server_kind *kin
     uint16_t port = 0;
     berth_loop_options_init(&options);
     options.engine = kind->engine;
+    options.direct_descriptors = kind->direct;
     int error = berth_loop_create(&loop, &options);
     if (error != 0)
         return error;
     error = listen_somewhere(loop, &port);
     berth_loop_explain(loop, control->explain, sizeof control->explain);
+    if (error == 0 && kind->direct && strstr(control->explain, "descriptors: direct") == NULL)
+        error = -EOPNOTSUPP; /* the loop goes on without, but under another name */
     if (error == 0)
         server_ready(control, port);
     while (error >= 0 && server_running(control)) {

@@ -53,6 +53,13 @@ const struct server_kind server_kinds[] = {
         .engine = "uring",
     },
     {
+        .name = "berth-uring-direct",
+        .summary = "berth's loop on io_uring, with direct descriptors",
+        ON_LIBURING(server_berth_serve),
+        .engine = "uring",
+        .direct = true,
+    },
+    {
         .name = "plain-uring",
         .summary = "hand-written loop over io_uring",
         ON_LIBURING(rival_uring_serve),

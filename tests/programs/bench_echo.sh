@@ -55,8 +55,8 @@ check_nobody_left()
     check "nobody is left: $check_nobody_found" test -z "$check_nobody_found"
 }
 
-variants="plain-epoll berth-epoll berth-uring plain-uring berth-poll libev libuv libevent
-    libevent-event"
+variants="plain-epoll berth-epoll berth-uring berth-uring-direct plain-uring berth-poll libev
+    libuv libevent libevent-event"
 measure echo || fail "echo: status $?"
 echo_said=$said
 measure idle || fail "idle: status $?"
