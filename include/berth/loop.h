@@ -179,7 +179,9 @@ BERTH_API int berth_loop_explain(const struct berth_loop *loop, char *text, size
 /** "uring", "epoll" or "poll". */
 BERTH_API const char *berth_loop_engine(const struct berth_loop *loop);
 
-/** The loop's own table and pool: the same objects that libberth offers. Theirs is the loop's life.
+/**
+ * The loop's own table and pool: the same objects that libberth offers. Theirs is the loop's life.
+ * Leave the table's idle ticks to the loop: it notes in them when bytes came.
  */
 BERTH_API struct berth_table *berth_loop_table(struct berth_loop *loop);
 BERTH_API struct berth_pool *berth_loop_pool(struct berth_loop *loop);

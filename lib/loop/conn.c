@@ -149,8 +149,10 @@ conn_create(struct berth_loop *loop, int index, uint8_t class_id, uint32_t state
     slot->class_id = class_id;
     slot->state = (loop->id << LOOP_ID_SHIFT) | state;
     loop->classes[class_id].users++;
-    if ((state & SLOT_KIND_MASK) == KIND_CONN)
+    if ((state & SLOT_KIND_MASK) == KIND_CONN) {
+        slot->state |= CONN_READ_ACTIVE; /* young, whatever the table's clock said: activity.h */
         loop->conns++;
+    }
     *result = slot;
     return 0;
 }
