@@ -23,30 +23,50 @@
 /** A connection that is looked at at all must be looked at this often: ticks would wrap round. */
 #define ACTIVITY_LOOK_MS_MAX (60u * 60 * 1000)
 
-/**
- * For how many milliseconds, at least, no bytes have come, as far as anybody who looked can tell:
- * 0 if some came since the last look of anybody. Where another looked meanwhile, the answer is up
- * to a tick short; it is never too long. `now_ms` is the loop's time.
- */
+/** Clears the bit, and notes the tick that is `earlier` ticks ago. */
 static inline uint32_t
-activity_read_idle_ms(struct berth_loop *loop, struct berth_slot *slot, uint64_t now_ms)
+activity_look(struct berth_loop *loop, struct berth_slot *slot, uint64_t now_ms, uint16_t earlier)
 {
     struct berth_table *table = loop->table;
-    berth_table_tick_set(table, (uint16_t)(now_ms >> ACTIVITY_TICK_SHIFT));
+    const uint16_t tick = (uint16_t)(now_ms >> ACTIVITY_TICK_SHIFT);
+    berth_table_tick_set(table, tick);
+    uint16_t *noted = &table->ticks[slot->index];
     if (slot->state & CONN_READ_ACTIVE) {
         slot->state &= ~(uint32_t)CONN_READ_ACTIVE;
-        berth_table_touch(table, slot->index);
+        *noted = (uint16_t)(tick - earlier);
         return 0;
     }
-    const uint16_t age = (uint16_t)(table->tick_now - table->ticks[slot->index]);
+    const uint16_t age = (uint16_t)(tick - *noted);
     if (age == 0)
         return 0;
     if (age >= BERTH_TABLE_IDLE_TICKS_MAX) { /* stays there, or it would seem young again */
-        table->ticks[slot->index] = (uint16_t)(table->tick_now - BERTH_TABLE_IDLE_TICKS_MAX);
+        *noted = (uint16_t)(tick - BERTH_TABLE_IDLE_TICKS_MAX);
         return ACTIVITY_LONG_AGO;
     }
     const uint32_t tick_ms = 1u << ACTIVITY_TICK_SHIFT;
     return age * tick_ms + (uint32_t)(now_ms % tick_ms) - (tick_ms - 1);
+}
+
+/**
+ * For how many milliseconds, at least, no bytes have come, as far as anybody who looked can tell:
+ * 0 if some came since the last look of anybody. It may be a tick short; it is never too long.
+ * `now_ms` is the loop's time. For whoever looks through all connections.
+ */
+static inline uint32_t
+activity_read_idle_ms(struct berth_loop *loop, struct berth_slot *slot, uint64_t now_ms)
+{
+    return activity_look(loop, slot, now_ms, 0);
+}
+
+/**
+ * The same for one who remembers by himself, to the millisecond, when his own looks found some, and
+ * wants to hear of others' only: his own are noted a tick too early, before all that he remembers.
+ * (To the others a connection seems quiet for a tick more than it is.)
+ */
+static inline uint32_t
+activity_read_idle_ms_exact(struct berth_loop *loop, struct berth_slot *slot, uint64_t now_ms)
+{
+    return activity_look(loop, slot, now_ms, 1);
 }
 
 #endif
