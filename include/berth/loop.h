@@ -32,6 +32,7 @@
 #include "berth/pool.h"
 #include "berth/stats.h"
 #include "berth/table.h"
+#include "berth/timer.h"
 #include "berth/token.h"
 
 BERTH_BEGIN_DECLS
@@ -101,9 +102,10 @@ struct berth_loop_options {
         send_low_bytes; /**< and at which it resumes, and `drained` is called; default 64 KiB */
     uint32_t send_max_bytes;   /**< queued bytes at which a send is refused; default 16 MiB */
     uint32_t close_timeout_ms; /**< how long a close waits for its last bytes; default 5,000 */
-    uint32_t events_max;       /**< events taken per turn: 16 to 8,192; default 1,024 */
     int direct_descriptors;    /**< nonzero: io_uring direct descriptors, if the kernel has what it
                                   takes: see berth_conn_fd; default 0 */
+    uint32_t events_max;       /**< events taken, and timers run, per turn: 16 to 8,192; default
+                                    1,024 */
     int keep_receiving;        /**< nonzero: do not pause by itself at send_high_bytes */
     const struct berth_pool_options *pool; /**< NULL: the defaults */
     enum berth_huge_pages huge_pages;      /**< of the table */

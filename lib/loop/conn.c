@@ -11,7 +11,6 @@
  */
 #define BERTH_SYS_FILE
 #define BERTH_SYS_SOCKET
-#define BERTH_SYS_TIME
 #include "loop/loop_internal.h"
 
 #include <string.h>
@@ -29,14 +28,6 @@
 
 /** How often a list of closing connections is looked through. */
 #define CLOSING_TICK_MS 50
-
-uint64_t
-loop_now_ms(void)
-{
-    uint64_t now_ms = 0;
-    (void)sys_clock_ms(&now_ms);
-    return now_ms;
-}
 
 /* ---- lists ---------------------------------------------------------------------------------- */
 
@@ -120,7 +111,7 @@ closing_list_enter(struct berth_loop *loop, struct berth_slot *slot)
     if (slot->state & CONN_CLOSING_LISTED)
         return;
     slot->state |= CONN_CLOSING_LISTED;
-    slot_cold(loop, slot)->closing_since_ms = loop_now_ms();
+    slot_cold(loop, slot)->closing_since_ms = loop_time(loop);
     struct conn_list *list = slot->flags & BERTH_SLOT_CLOSING ? &loop->closing : &loop->draining;
     list_append(loop, list, LIST_CLOSING, slot);
 }
@@ -359,7 +350,7 @@ conn_closing_tick(struct berth_loop *loop)
 {
     if (loop->draining.count == 0 && loop->closing.count == 0)
         return -1;
-    const uint64_t now_ms = loop_now_ms();
+    const uint64_t now_ms = loop_time(loop);
     while (loop->draining.head != 0) {
         struct berth_slot *slot = loop_slot(loop, loop->draining.head);
         if (now_ms - slot_cold(loop, slot)->closing_since_ms < loop->options.close_timeout_ms)

@@ -337,6 +337,7 @@ ready_turn(struct berth_loop *loop, int timeout_ms)
     struct ready_engine *state = state_of(loop);
     struct poller *poller = state->poller;
     const int count = poller->interface->wait(poller, timeout_ms, state->ready, state->events_max);
+    loop_has_waited(loop);
     for (int i = 0; i < count; i++) {
         dispatch(loop, &state->ready[i]);
         if (loop->batch.flush_count >= BATCH_MAX - 1)

@@ -376,6 +376,7 @@ uring_turn(struct berth_loop *loop, int timeout_ms)
     uring_refill(loop);
     uring_publish_buffers(state);
     const intptr_t result = wait_for_completions(loop, timeout_ms);
+    loop_has_waited(loop);
     if (BERTH_UNLIKELY(result < 0 && result != -ETIME && result != -EINTR && result != -EBUSY &&
                        result != -EAGAIN))
         return (int)result;

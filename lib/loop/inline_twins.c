@@ -1,6 +1,6 @@
 /*
- * Exported twins, with the suffix _fn, of the inline functions in berth/loop.h: for languages that
- * cannot compile C.
+ * Exported twins, with the suffix _fn, of the inline functions in berth/loop.h and berth/timer.h:
+ * for languages that cannot compile C.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -15,6 +15,14 @@
 
 TWIN(void *, berth_conn_payload, (struct berth_conn * conn), (conn))
 TWIN(berth_token, berth_conn_token, (const struct berth_conn *conn), (conn))
+TWIN(int, berth_timer_running, (const struct berth_timer *timer), (timer))
+
+BERTH_API void berth_timer_init_fn(struct berth_timer *timer, berth_timer_fn *fn, void *context);
+void
+berth_timer_init_fn(struct berth_timer *timer, berth_timer_fn *fn, void *context)
+{
+    berth_timer_init(timer, fn, context);
+}
 
 BERTH_API void berth_loop_options_init_fn(struct berth_loop_options *options);
 void

@@ -271,7 +271,7 @@ listener_accept_failed(struct berth_loop *loop, struct berth_slot *slot, int err
     loop->engine->accept_stop(loop, slot);
     listener->backing_off = 1;
     if (loop->accept_resume_ms == 0)
-        loop->accept_resume_ms = loop_now_ms() + ACCEPT_BACKOFF_MS;
+        loop->accept_resume_ms = loop_time(loop) + ACCEPT_BACKOFF_MS;
 }
 
 int
@@ -279,7 +279,7 @@ listener_tick(struct berth_loop *loop)
 {
     if (loop->accept_resume_ms == 0)
         return -1;
-    const uint64_t now_ms = loop_now_ms();
+    const uint64_t now_ms = loop_time(loop);
     if (now_ms < loop->accept_resume_ms)
         return (int)(loop->accept_resume_ms - now_ms);
     loop->accept_resume_ms = 0;

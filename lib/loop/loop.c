@@ -282,6 +282,7 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
     loop->options = options;
     loop->table = &loop->table_storage; /* empty until there is an engine */
     loop->wake_fd = loop->reserve_fd = -1;
+    wheel_init(&loop->timers, loop_time(loop));
     int error = register_loop(loop);
     if (error) {
         free(loop);
@@ -336,6 +337,7 @@ turn(struct berth_loop *loop, int timeout_ms)
         timeout_ms = shorter(timeout_ms, STARVED_TICK_MS);
     timeout_ms = shorter(timeout_ms, conn_closing_tick(loop));
     timeout_ms = shorter(timeout_ms, listener_tick(loop));
+    timeout_ms = shorter(timeout_ms, timers_wait_ms(loop));
     timeout_ms = shorter(timeout_ms, WAIT_MS_MAX);
     if (loop->todo_count > 0)
         timeout_ms = 0;
@@ -343,7 +345,10 @@ turn(struct berth_loop *loop, int timeout_ms)
     loop->stats.turns++;
     const int handled = loop->engine->turn(loop, timeout_ms);
     loop->current = NULL;
-    unsigned more = conn_run_todo(loop);
+    unsigned more = timers_run(loop);
+    if (more > 0)
+        send_batch(loop); /* before anybody it sends for can be gone */
+    more += conn_run_todo(loop);
     (void)berth_pool_turn(loop->pool);
     if (loop->starved.count > 0)
         more += receive_starved(loop);
@@ -367,8 +372,10 @@ berth_loop_turn(struct berth_loop *loop, int timeout_ms)
             return error;
     }
     loop->in_turn = 1;
+    loop->now_fresh = 0;
     const int handled = turn(loop, timeout_ms);
     loop->in_turn = 0;
+    loop->now_fresh = 0;
     return handled;
 }
 
@@ -423,7 +430,9 @@ berth_loop_destroy(struct berth_loop *loop)
         return -ECHILD;
     if (loop->in_turn)
         return -EBUSY;
+    timers_forget(loop);
     close_everything(loop);
+    timers_forget(loop); /* those too that a close callback has started */
     destroy_parts(loop);
     return 0;
 }

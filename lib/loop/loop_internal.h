@@ -15,6 +15,7 @@
 
 #include "loop/address.h"
 #include "loop/engine.h"
+#include "loop/timers.h"
 
 /** The operation byte of a token: which completion of a connection this is. */
 enum loop_op {
@@ -206,9 +207,12 @@ struct berth_loop {
     int direct;                /**< slots are numbered by direct descriptors: descriptor.c */
     unsigned char *fork_guard; /**< a page that a child of fork(2) finds zeroed */
     uint64_t accept_resume_ms; /**< 0: no listener is backing off */
+    uint64_t now_ms;           /**< through loop_time only */
+    int now_fresh;             /**< it was read in this turn, after the wait */
     struct conn_class classes[CLASS_COUNT_MAX];
     char refusals[512]; /**< why other engines were not taken */
     char direct_refusal[128];
+    struct timer_wheel timers;
 };
 
 /** One listener; its slot's class is its own. */
@@ -288,8 +292,27 @@ conn_context(const struct berth_loop *loop, const struct berth_slot *slot)
     return loop->classes[slot->class_id].ctx;
 }
 
-/** Milliseconds of a clock that never goes back. */
+/** Milliseconds of a clock that never goes back, read now. */
 uint64_t loop_now_ms(void);
+
+/** Reads the clock for the rest of the turn; outside a turn for the moment only. */
+void loop_time_read(struct berth_loop *loop);
+
+/** The loop's time: one reading per turn, made when it is first asked for. */
+static inline uint64_t
+loop_time(struct berth_loop *loop)
+{
+    if (!loop->now_fresh)
+        loop_time_read(loop);
+    return loop->now_ms;
+}
+
+/** An engine has waited: whoever asks for the time now is told a new one. */
+static inline void
+loop_has_waited(struct berth_loop *loop)
+{
+    loop->now_fresh = 0;
+}
 
 /* ---- conn.c: what happens to connections ---------------------------------------------------- */
 

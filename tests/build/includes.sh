@@ -59,7 +59,8 @@ public_header()
     table) allow "$path" $standard $(own attr cacheline stats table_type token) ;;
     table_type) allow "$path" $(own table) ;;
     pool) allow "$path" $standard '<sys/uio.h>' $(own attr cacheline alloc copies stats token) ;;
-    loop) allow "$path" $standard $(own attr cacheline copies pool stats table token) ;;
+    timer) allow "$path" $standard $(own attr) ;;
+    loop) allow "$path" $standard $(own attr cacheline copies pool stats table timer token) ;;
     *) fail "$path: no rule for this header in tests/build/includes.sh" ;;
     esac
 }
