@@ -49,6 +49,21 @@ struct berth_conn;
 /** The longest address text, with its ending zero: "unix:" and 108 bytes of path and some room. */
 #define BERTH_ADDRESS_TEXT_MAX 128
 
+/* ---- timeouts -------------------------------------------------------------------------------- */
+
+/** What a connection may wait for only so long: berth_conn_timeout. Since 0.1. */
+enum berth_timeout {
+    BERTH_TIMEOUT_IDLE,   /**< no byte came or went */
+    BERTH_TIMEOUT_READ,   /**< nothing came, while receiving was wanted: not paused, with credit */
+    BERTH_TIMEOUT_WRITE,  /**< something is queued, and the kernel took none of it */
+    BERTH_TIMEOUT_TOTAL,  /**< it lasts: counted from when the timeout was set, so set it in open */
+    BERTH_TIMEOUT_CONNECT /**< berth_connect has come to no open: the same */
+};
+#define BERTH_TIMEOUT_KINDS 5
+
+/** The longest timeout: twelve days. */
+#define BERTH_TIMEOUT_MS_MAX (UINT32_C(1) << 30)
+
 /* ---- the callbacks ------------------------------------------------------------------------- */
 
 /**
@@ -74,6 +89,14 @@ struct berth_handlers {
     /** The peer has finished sending; you may still send. NULL: the connection is closed then,
      *  after what is queued has been sent. */
     void (*eof)(struct berth_conn *conn);
+
+    /**
+     * A timeout that was set with berth_conn_timeout is over. If you do nothing, idle, read and
+     * write timeouts begin anew, total and connect are done with. A connection that is not open yet
+     * (BERTH_TIMEOUT_CONNECT) can be closed, or left to go on. NULL: it is closed with a reset, and
+     * the reason -ETIMEDOUT.
+     */
+    void (*timeout)(struct berth_conn *conn, enum berth_timeout kind);
 
     /**
      * The connection is over, exactly once for every open that returned 0, and nothing after it.
@@ -104,14 +127,17 @@ struct berth_loop_options {
     uint32_t close_timeout_ms; /**< how long a close waits for its last bytes; default 5,000 */
     int direct_descriptors;    /**< nonzero: io_uring direct descriptors, if the kernel has what it
                                   takes: see berth_conn_fd; default 0 */
-    uint32_t events_max;       /**< events taken, and timers run, per turn: 16 to 8,192; default
-                                    1,024 */
-    int keep_receiving;        /**< nonzero: do not pause by itself at send_high_bytes */
+    uint32_t
+        connect_timeout_ms; /**< BERTH_TIMEOUT_CONNECT of every berth_connect, up to
+                                 BERTH_TIMEOUT_MS_MAX; default 0: as long as the kernel tries */
+    uint32_t events_max;    /**< events taken, and timers run, per turn: 16 to 8,192; default
+                                 1,024 */
+    int keep_receiving;     /**< nonzero: do not pause by itself at send_high_bytes */
     const struct berth_pool_options *pool; /**< NULL: the defaults */
     enum berth_huge_pages huge_pages;      /**< of the table */
 };
 
-#define BERTH_LOOP_ABI ((uint32_t)(0xbe040000u | (sizeof(void *) == 8)))
+#define BERTH_LOOP_ABI ((uint32_t)(0xbe050000u | (sizeof(void *) == 8)))
 
 /** Fills `options` with the defaults. Since 0.1. */
 BERTH_INLINE void
@@ -127,6 +153,7 @@ berth_loop_options_init(struct berth_loop_options *options)
     options->send_low_bytes = 64 * 1024;
     options->send_max_bytes = 16 * 1024 * 1024;
     options->close_timeout_ms = 5000;
+    options->connect_timeout_ms = 0;
     options->events_max = 1024;
     options->direct_descriptors = 0;
     options->keep_receiving = 0;
@@ -305,6 +332,22 @@ BERTH_API int berth_conn_abort(struct berth_conn *conn);
  */
 BERTH_API int berth_conn_credit(struct berth_conn *conn, size_t bytes);
 #define BERTH_CREDIT_UNLIMITED SIZE_MAX
+
+/**
+ * Sets a timeout of `ms` milliseconds from now, or clears it with 0. Each kind has one of its own;
+ * handlers.timeout hears of them. Idle, read and write timeouts of a connection that is not open
+ * yet begin when it opens. They end when the connection is closed: close_timeout_ms rules then.
+ *
+ * A timeout of T comes between T and T + T / 8 + 2 ms after what it counts from, and then waits for
+ * its turn. (Where io_uring looks for quiet connections by itself, idle and read timeouts may be up
+ * to 128 ms later still.) What is received and sent pays nothing for it: the loop looks eight times
+ * in the shortest period. While an idle or write timeout is set, io_uring sends queues of more than
+ * 16 KiB in pieces, so that it can be seen whether the kernel takes any.
+ *
+ * @return 0; -EINVAL: not a connection, no such kind, or more than BERTH_TIMEOUT_MS_MAX; -EPIPE: it
+ *         is closing; -EISCONN: BERTH_TIMEOUT_CONNECT of one that is connected. Since 0.1.
+ */
+BERTH_API int berth_conn_timeout(struct berth_conn *conn, enum berth_timeout kind, uint32_t ms);
 
 /** Your 40 bytes, zero when the connection opens. Valid as long as `conn`. */
 BERTH_INLINE void *

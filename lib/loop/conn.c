@@ -170,6 +170,8 @@ conn_open(struct berth_loop *loop, struct berth_slot *slot)
     const struct berth_handlers *handlers = conn_handlers(loop, slot);
     loop->current = slot;
     slot->state |= CONN_TODO;
+    if (slot->class_id == CLASS_OWN)
+        timeouts_opened(loop, slot);
     if (handlers->open != NULL && handlers->open(as_conn(slot), conn_context(loop, slot)) != 0) {
         loop->stats.refused_open++;
         slot->state |= CONN_FAILED;
@@ -298,6 +300,8 @@ take_down(struct berth_loop *loop, struct berth_slot *slot)
 {
     closing_list_leave(loop, slot);
     unstarve(loop, slot);
+    if (loop->timed > 0)
+        timeouts_stop(loop, slot);
     slot->flags |= BERTH_SLOT_CLOSING;
     if (slot->state & CONN_RESET) {
         const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
@@ -399,6 +403,7 @@ check_drained(struct berth_loop *loop, struct berth_slot *slot)
     if (!(slot->state & CONN_HIGH) || queue_bytes(loop, slot) > loop->options.send_low_bytes)
         return;
     slot->state = (slot->state & ~(uint32_t)CONN_HIGH) | CONN_TODO;
+    timeouts_receive_resumed(loop, slot);
     const struct berth_handlers *handlers = conn_handlers(loop, slot);
     /* Whether the peer still sends does not matter: it still reads, and waits for the rest. */
     if (handlers->drained != NULL && (slot->state & (CONN_OPENED | CONN_NO_SEND)) == CONN_OPENED)

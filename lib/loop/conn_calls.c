@@ -72,6 +72,7 @@ berth_conn_credit(struct berth_conn *conn, size_t bytes)
     if (slot->state & (CONN_CLOSE_WANTED | CONN_FAILED) || slot->flags & BERTH_SLOT_CLOSING)
         return -EPIPE;
     struct berth_loop *loop = slot_loop(slot);
+    const int could_receive = conn_may_receive(loop, slot);
     if (bytes == BERTH_CREDIT_UNLIMITED) {
         slot->state &= ~(uint32_t)CONN_CREDIT;
     } else {
@@ -82,7 +83,23 @@ berth_conn_credit(struct berth_conn *conn, size_t bytes)
         if (tighter && loop->engine->posts_limits && slot->state & CONN_RECEIVING)
             loop->engine->receive_stop(loop, slot); /* and it is posted again with the new limit */
     }
+    if (!could_receive && conn_may_receive(loop, slot))
+        timeouts_receive_resumed(loop, slot);
     conn_todo(loop, slot);
+    return 0;
+}
+
+int
+berth_conn_timeout(struct berth_conn *conn, enum berth_timeout kind, uint32_t ms)
+{
+    struct berth_slot *slot = checked(conn);
+    if (slot == NULL || (unsigned)kind >= BERTH_TIMEOUT_KINDS || ms > BERTH_TIMEOUT_MS_MAX)
+        return -EINVAL;
+    if (slot->state & (CONN_CLOSE_WANTED | CONN_FAILED) || slot->flags & BERTH_SLOT_CLOSING)
+        return -EPIPE;
+    if (kind == BERTH_TIMEOUT_CONNECT && !(slot->state & CONN_CONNECTING))
+        return -EISCONN;
+    timeouts_set(slot_loop(slot), slot, kind, ms);
     return 0;
 }
 

@@ -113,7 +113,8 @@ uring_send(struct berth_loop *loop, struct berth_slot *slot)
         return;
     }
     const int fd = berth_slot_fd(slot);
-    const int flags = MSG_NOSIGNAL | MSG_WAITALL; /* the kernel resumes short sends by itself */
+    /* The kernel resumes short sends by itself, unless somebody wants to see them. */
+    const int flags = MSG_NOSIGNAL | (timeouts_want_progress(loop, slot) ? 0 : MSG_WAITALL);
     if (many) {
         size_t bytes;
         struct gather *gather = &state->gathers[state->gathers_used++];

@@ -357,6 +357,8 @@ berth_connect(struct berth_loop *loop, const char *text, const struct berth_hand
         conn_discard(loop, slot, 1);
         return error;
     }
+    if (loop->options.connect_timeout_ms != 0)
+        timeouts_set(loop, slot, BERTH_TIMEOUT_CONNECT, loop->options.connect_timeout_ms);
     if (token != NULL)
         *token = berth_slot_token(slot, 0);
     return 0;

@@ -55,7 +55,8 @@ options_check(const struct berth_loop_options *options)
         options->receive_buffers < 16 || options->receive_buffers > 32768 ||
         options->events_max < 16 || options->events_max > 8192 || options->fairness_bytes < 4096 ||
         options->send_max_bytes == 0 || options->send_low_bytes >= options->send_high_bytes ||
-        options->send_high_bytes > options->send_max_bytes)
+        options->send_high_bytes > options->send_max_bytes ||
+        options->connect_timeout_ms > BERTH_TIMEOUT_MS_MAX)
         return -EINVAL;
     return 0;
 }

@@ -15,6 +15,7 @@
 
 #include "loop/address.h"
 #include "loop/engine.h"
+#include "loop/timeouts.h"
 #include "loop/timers.h"
 
 /** The operation byte of a token: which completion of a connection this is. */
@@ -115,8 +116,9 @@ struct conn_cold {
     uint64_t bulk_turn;  /**< when a receive last ended with its share used up */
     uint32_t bulk_score; /**< how often that happened in a row */
     uint32_t lane;       /**< 1 + number of its own ring of buffers, 0: none */
+    struct conn_timeouts timeouts;
     int32_t kept_fd;     /**< 1 + the descriptor beside the direct one; 0: none */
-    unsigned char unused[116];
+    unsigned char unused[20];
 };
 #define CONN_COLD_BYTES 192
 BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "three cache lines");
@@ -208,6 +210,7 @@ struct berth_loop {
     unsigned char *fork_guard; /**< a page that a child of fork(2) finds zeroed */
     uint64_t accept_resume_ms; /**< 0: no listener is backing off */
     uint64_t now_ms;           /**< through loop_time only */
+    uint32_t timed;            /**< connections with a timeout */
     int now_fresh;             /**< it was read in this turn, after the wait */
     struct conn_class classes[CLASS_COUNT_MAX];
     char refusals[512]; /**< why other engines were not taken */

@@ -1,0 +1,319 @@
+/*
+ * Timeouts of connections, each kind on every engine: never early, and late by no more than the
+ * header says.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "loop/scene.h"
+
+/* ---- each kind ------------------------------------------------------------------------------ */
+
+START_TEST(idle)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct scene scene;
+    prepare(&scene, engine);
+    begin(&scene, &with_timeout);
+    limit(&scene, BERTH_TIMEOUT_IDLE, PERIOD_MS);
+    must_come(&scene, BERTH_TIMEOUT_IDLE, clock_now_ms, PERIOD_MS, 0, STEP_MS);
+    must_come(&scene, BERTH_TIMEOUT_IDLE, scene.at_ms, PERIOD_MS, 0, STEP_MS); /* anew */
+    for (unsigned i = 1; i < 10; i++) { /* whenever in a period a byte comes, or goes */
+        must_be_quiet(&scene, PERIOD_MS * i / 11);
+        client_sends(&scene);
+        must_come(&scene, BERTH_TIMEOUT_IDLE, clock_now_ms, PERIOD_MS, 0, STEP_MS);
+        must_be_quiet(&scene, PERIOD_MS * i / 11);
+        server_sends(&scene);
+        must_come(&scene, BERTH_TIMEOUT_IDLE, clock_now_ms, PERIOD_MS, 0, STEP_MS);
+    }
+    for (unsigned i = 0; i < 10; i++) {
+        must_be_quiet(&scene, PERIOD_MS - STEP_MS);
+        if (i % 2)
+            client_sends(&scene);
+        else
+            server_sends(&scene);
+    }
+    limit(&scene, BERTH_TIMEOUT_IDLE, 0);
+    must_be_quiet(&scene, 3 * PERIOD_MS);
+    end(&scene);
+}
+END_TEST
+
+START_TEST(read_only_while_wanted)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct scene scene;
+    prepare(&scene, engine);
+    begin(&scene, &with_timeout);
+    limit(&scene, BERTH_TIMEOUT_READ, PERIOD_MS);
+    const uint64_t from_ms = clock_now_ms;
+    must_be_quiet(&scene, PERIOD_MS / 2);
+    server_sends(&scene); /* which is not what it waits for */
+    must_come(&scene, BERTH_TIMEOUT_READ, from_ms, PERIOD_MS, 0, STEP_MS);
+    client_sends(&scene);
+    must_come(&scene, BERTH_TIMEOUT_READ, clock_now_ms, PERIOD_MS, 0, STEP_MS);
+
+    for (unsigned i = 1; i < 10; i++) {
+        must_be_quiet(&scene, PERIOD_MS * i / 11);
+        ck_assert_int_eq(berth_conn_credit(the_conn(&scene), 0), 0);
+        must_be_quiet(&scene, i % 2 ? 2 * PERIOD_MS : STEP_MS);
+        ck_assert_int_eq(berth_conn_credit(the_conn(&scene), 1000), 0);
+        must_come(&scene, BERTH_TIMEOUT_READ, clock_now_ms, PERIOD_MS, 0, STEP_MS);
+    }
+    end(&scene);
+}
+END_TEST
+
+START_TEST(write_only_while_queued)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct scene scene;
+    prepare(&scene, engine);
+    begin_pair(&scene);
+    RIG_UNTIL(&scene.rig, scene.opens == 1, TURNS);
+    limit(&scene, BERTH_TIMEOUT_WRITE, PERIOD_MS);
+    must_be_quiet(&scene, 3 * PERIOD_MS); /* nothing is queued */
+    queue_much(&scene);
+    fill_sockets(&scene, 1);
+    must_come(&scene, BERTH_TIMEOUT_WRITE, clock_now_ms, PERIOD_MS, 0, STEP_MS);
+    must_come(&scene, BERTH_TIMEOUT_WRITE, scene.at_ms, PERIOD_MS, 0, STEP_MS);
+
+    /* A reader that is slow, but reads: all the time, and much longer than the period. */
+    for (unsigned i = 0; i < 8; i++) {
+        ck_assert_uint_ge(client_reads(&scene, 4 * SOCKET_BYTES), 4 * SOCKET_BYTES);
+        fill_sockets(&scene, 1);
+        must_be_quiet(&scene, PERIOD_MS - STEP_MS);
+    }
+    while (berth_conn_queued(the_conn(&scene)) > 0)
+        ck_assert_uint_gt(client_reads(&scene, QUEUED_BYTES), 0);
+    must_be_quiet(&scene, 3 * PERIOD_MS);
+
+    /* Queued at any time within a look, it is not blamed for the time before. */
+    for (unsigned i = 1; i < 6; i++) {
+        must_be_quiet(&scene, PERIOD_MS * i / 7);
+        queue_much(&scene);
+        fill_sockets(&scene, 1);
+        must_come(&scene, BERTH_TIMEOUT_WRITE, clock_now_ms, PERIOD_MS, 0, STEP_MS);
+        while (berth_conn_queued(the_conn(&scene)) > 0)
+            ck_assert_uint_gt(client_reads(&scene, QUEUED_BYTES), 0);
+    }
+    /* The sockets fill up by small pieces; the first one that finds no room counts. */
+    while (berth_conn_queued(the_conn(&scene)) == 0) {
+        must_be_quiet(&scene, PERIOD_MS / 4 + 7 * STEP_MS); /* looked, and nothing there */
+        ck_assert_int_eq(berth_send(the_conn(&scene), &scene, 1000), 0);
+        fill_sockets(&scene, 0);
+    }
+    must_come(&scene, BERTH_TIMEOUT_WRITE, clock_now_ms, PERIOD_MS, 0, STEP_MS);
+    end(&scene);
+}
+END_TEST
+
+START_TEST(total_whatever_happens)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct scene scene;
+    prepare(&scene, engine);
+    begin(&scene, &with_timeout);
+    const uint64_t from_ms = clock_now_ms;
+    limit(&scene, BERTH_TIMEOUT_TOTAL, PERIOD_MS);
+    for (unsigned i = 0; i < 7; i++) {
+        must_be_quiet(&scene, PERIOD_MS / 8);
+        client_sends(&scene);
+        server_sends(&scene);
+    }
+    must_come(&scene, BERTH_TIMEOUT_TOTAL, from_ms, PERIOD_MS, 0, STEP_MS);
+    ck_assert_uint_le(scene.at_ms, from_ms + PERIOD_MS + STEP_MS);
+    must_be_quiet(&scene, 3 * PERIOD_MS); /* once */
+    end(&scene);
+}
+END_TEST
+
+/** A listening socket that completes no connection more: whoever comes waits. */
+static int
+deaf_listener(char *address, size_t size, int *filler, unsigned fillers)
+{
+    struct sockaddr_storage to;
+    socklen_t length = sizeof(to);
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(listen(fd, 0), 0);
+    ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&to, &length), 0);
+    const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)&to;
+    (void)snprintf(address, size, "tcp://127.0.0.1:%u", (unsigned)ntohs(in->sin_port));
+    for (unsigned i = 0; i < fillers; i++) {
+        filler[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        ck_assert_int_ge(filler[i], 0);
+        (void)connect(filler[i], (struct sockaddr *)&to, length);
+    }
+    return fd;
+}
+
+#define FILLERS 4
+
+static void
+connect_and_wait(const char *engine, uint32_t by_option_ms, const struct berth_handlers *handlers)
+{
+    struct scene scene;
+    char address[BERTH_ADDRESS_TEXT_MAX];
+    int filler[FILLERS];
+    prepare(&scene, engine);
+    scene.options.connect_timeout_ms = by_option_ms;
+    rig_begin(&scene.rig, &scene.options, handlers, &scene);
+    const int deaf = deaf_listener(address, sizeof(address), filler, FILLERS);
+    const uint64_t from_ms = clock_now_ms;
+    ck_assert_int_eq(berth_connect(scene.rig.loop, address, handlers, &scene, &scene.token), 0);
+    ck_assert_ptr_nonnull(the_conn(&scene));
+    if (by_option_ms == 0)
+        limit(&scene, BERTH_TIMEOUT_CONNECT, PERIOD_MS);
+    limit(&scene, BERTH_TIMEOUT_IDLE, PERIOD_MS / 2); /* which begins when it opens */
+    must_be_quiet(&scene, PERIOD_MS - STEP_MS);
+    if (handlers->timeout != NULL) {
+        must_come(&scene, BERTH_TIMEOUT_CONNECT, from_ms, PERIOD_MS, 0, STEP_MS);
+        must_be_quiet(&scene, 3 * PERIOD_MS); /* once */
+        ck_assert_int_eq(berth_conn_close(the_conn(&scene)), 0);
+    } else {
+        pass(&scene, 2 * STEP_MS, STEP_MS);
+    }
+    RIG_UNTIL(&scene.rig, scene.closes == 1, TURNS);
+    ck_assert_int_eq(scene.reason, handlers->timeout != NULL ? -ECANCELED : -ETIMEDOUT);
+    ck_assert_uint_eq(scene.opens, 0);
+    for (unsigned i = 0; i < FILLERS; i++)
+        ck_assert_int_eq(close(filler[i]), 0);
+    ck_assert_int_eq(close(deaf), 0);
+    end(&scene);
+}
+
+START_TEST(connecting)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    connect_and_wait(engine, 0, &without_timeout);
+    connect_and_wait(engine, 0, &with_timeout);
+    connect_and_wait(engine, PERIOD_MS, &without_timeout);
+}
+END_TEST
+
+/** It comes to an open in time: connect's timeout is over then, the others begin. */
+START_TEST(connected_in_time)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct scene scene;
+    char address[BERTH_ADDRESS_TEXT_MAX];
+    prepare(&scene, engine);
+    scene.options.connect_timeout_ms = PERIOD_MS;
+    begin(&scene, &without_timeout);
+    ck_assert_int_eq(berth_listener_address(scene.rig.listener, address, sizeof(address)), 0);
+    ck_assert_int_eq(berth_connect(scene.rig.loop, address, &with_timeout, &scene, &scene.token),
+                     0);
+    const berth_token token = scene.token;
+    limit(&scene, BERTH_TIMEOUT_IDLE, 2 * PERIOD_MS);
+    clock_now_ms += PERIOD_MS - STEP_MS; /* nobody has looked yet */
+    RIG_UNTIL(&scene.rig, scene.opens == 3, TURNS);
+    scene.token = token;
+    ck_assert_int_eq(berth_conn_timeout(the_conn(&scene), BERTH_TIMEOUT_CONNECT, 1), -EISCONN);
+    must_come(&scene, BERTH_TIMEOUT_IDLE, clock_now_ms, 2 * PERIOD_MS, 0, STEP_MS);
+    end(&scene);
+}
+END_TEST
+
+START_TEST(adopted)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct scene scene;
+    prepare(&scene, engine);
+    begin_pair(&scene);
+    limit(&scene, BERTH_TIMEOUT_READ, PERIOD_MS);
+    clock_now_ms += PERIOD_MS - STEP_MS;
+    RIG_UNTIL(&scene.rig, scene.opens == 1, TURNS);
+    must_come(&scene, BERTH_TIMEOUT_READ, clock_now_ms, PERIOD_MS, 0, STEP_MS);
+    client_sends(&scene);
+    must_come(&scene, BERTH_TIMEOUT_READ, clock_now_ms, PERIOD_MS, 0, STEP_MS);
+    end(&scene);
+}
+END_TEST
+
+/* ---- short and long periods ----------------------------------------------------------------- */
+
+START_TEST(short_periods)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct scene scene;
+    prepare(&scene, engine);
+    begin(&scene, &with_timeout);
+    for (uint32_t period_ms = 1; period_ms <= 20; period_ms++) {
+        limit(&scene, BERTH_TIMEOUT_IDLE, period_ms);
+        must_come(&scene, BERTH_TIMEOUT_IDLE, clock_now_ms, period_ms, 1, 1);
+        client_sends(&scene);
+        must_come(&scene, BERTH_TIMEOUT_IDLE, clock_now_ms, period_ms, 1, 1);
+    }
+    end(&scene);
+}
+END_TEST
+
+/** Longer than the table's ticks reach back, and than their 16 bits. */
+START_TEST(long_periods)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const uint32_t periods_ms[] = {7200000, 86400000, BERTH_TIMEOUT_MS_MAX};
+    struct scene scene;
+    prepare(&scene, engine);
+    begin(&scene, &with_timeout);
+    for (unsigned i = 0; i < 3; i++) {
+        const uint32_t step_ms = 97000;
+        limit(&scene, BERTH_TIMEOUT_IDLE, periods_ms[i]);
+        must_come(&scene, BERTH_TIMEOUT_IDLE, clock_now_ms, periods_ms[i], 0, step_ms);
+        client_sends(&scene);
+        must_come(&scene, BERTH_TIMEOUT_IDLE, clock_now_ms, periods_ms[i], 0, step_ms);
+    }
+    end(&scene);
+}
+END_TEST
+
+/** Another looks for bytes as well, and oftener: what it saw is not lost. */
+START_TEST(two_who_look)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct scene scene;
+    prepare(&scene, engine);
+    begin(&scene, &with_timeout);
+    limit(&scene, BERTH_TIMEOUT_IDLE, PERIOD_MS);
+    struct berth_slot *slot = as_slot(the_conn(&scene));
+    for (unsigned i = 1; i < 40; i++) {
+        must_be_quiet(&scene, PERIOD_MS - STEP_MS * i);
+        client_sends(&scene);
+        const uint64_t from_ms = clock_now_ms;
+        ck_assert_uint_eq(activity_read_idle_ms(scene.rig.loop, slot, clock_now_ms), 0);
+        clock_now_ms += i;
+        const uint32_t idle_ms = activity_read_idle_ms(scene.rig.loop, slot, clock_now_ms);
+        ck_assert_uint_le(idle_ms, i);
+        must_come(&scene, BERTH_TIMEOUT_IDLE, from_ms, PERIOD_MS, 128, STEP_MS);
+    }
+    /* And the other is told when it has been quiet for long, a tick more or less. */
+    pass(&scene, 1000 * PERIOD_MS, PERIOD_MS);
+    ck_assert_uint_eq(activity_read_idle_ms(scene.rig.loop, slot, clock_now_ms), ACTIVITY_LONG_AGO);
+    client_sends(&scene);
+    const uint64_t from_ms = clock_now_ms;
+    limit(&scene, BERTH_TIMEOUT_IDLE, STEP_MS); /* looks at once */
+    pass(&scene, 3 * STEP_MS, STEP_MS);
+    pass(&scene, PERIOD_MS, STEP_MS);
+    const uint32_t idle_ms = activity_read_idle_ms(scene.rig.loop, slot, clock_now_ms);
+    ck_assert_uint_le(idle_ms, clock_now_ms - from_ms + 128);
+    ck_assert_uint_ge(idle_ms + 3 * STEP_MS + 128, clock_now_ms - from_ms);
+    end(&scene);
+}
+END_TEST
+
+int
+main(void)
+{
+    Suite *suite = suite_create("timeouts");
+    RIG_ADD(suite, idle);
+    RIG_ADD(suite, read_only_while_wanted);
+    RIG_ADD(suite, write_only_while_queued);
+    RIG_ADD(suite, total_whatever_happens);
+    RIG_ADD(suite, connecting);
+    RIG_ADD(suite, connected_in_time);
+    RIG_ADD(suite, adopted);
+    RIG_ADD(suite, short_periods);
+    RIG_ADD(suite, long_periods);
+    RIG_ADD(suite, two_who_look);
+    return test_run(suite);
+}
