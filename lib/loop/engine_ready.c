@@ -261,6 +261,8 @@ static void
 accept_some(struct berth_loop *loop, struct berth_slot *listener)
 {
     const berth_token token = berth_slot_token(listener, OP_READY);
+    if (listener->state & CONN_FAILED)
+        return; /* closed before this turn: nobody comes in any more */
     for (unsigned i = 0; i < ACCEPTS_PER_EVENT_MAX; i++) {
         const int fd = (int)sys_accept4(berth_slot_fd(listener), NULL, NULL, SOCK_CLOEXEC);
         loop->stats.syscalls++;

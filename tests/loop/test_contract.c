@@ -364,6 +364,24 @@ START_TEST(duplicate_of_a_closed_descriptor_does_not_spin)
 }
 END_TEST
 
+/** Whoever the kernel has connected already is not let in by a listener that has been closed. */
+START_TEST(closed_with_someone_at_the_door)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    struct record record;
+    char byte;
+    record_begin(&rig, &record, engine);
+    (void)rig_turn(&rig, 0);
+    const int late = rig_client(&rig);
+    berth_listener_close(rig.listener);
+    RIG_UNTIL(&rig, rig_read(late, &byte, 1) != -EAGAIN, TURNS);
+    ck_assert_uint_eq(record.length, 0);
+    ck_assert_int_eq(close(late), 0);
+    record_end(&rig, &record);
+}
+END_TEST
+
 static Suite *
 contract_suite(void)
 {
@@ -380,6 +398,7 @@ contract_suite(void)
     RIG_ADD(suite, destroy_at_every_stage);
     RIG_ADD(suite, child_of_fork_is_refused);
     RIG_ADD(suite, duplicate_of_a_closed_descriptor_does_not_spin);
+    RIG_ADD(suite, closed_with_someone_at_the_door);
     return suite;
 }
 
