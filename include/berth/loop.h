@@ -182,8 +182,8 @@ BERTH_API BERTH_NODISCARD int berth_loop_create(struct berth_loop **loop,
 BERTH_API int berth_loop_destroy(struct berth_loop *loop);
 
 /**
- * Turns until berth_loop_stop. Returns 0 when stopped, -EBUSY inside a callback, -ECHILD in a child
- * of fork(2), or -errno if the engine itself failed.
+ * Turns until berth_loop_stop. Returns 0 when stopped or drained, -EBUSY inside a callback, -ECHILD
+ * in a child of fork(2), or -errno if the engine itself failed.
  */
 BERTH_API int berth_loop_run(struct berth_loop *loop);
 
@@ -198,6 +198,36 @@ BERTH_API int berth_loop_turn(struct berth_loop *loop, int timeout_ms);
  * thread; also from a signal handler (it makes one write(2)). Returns 0 or -EINVAL.
  */
 BERTH_API int berth_loop_stop(struct berth_loop *loop);
+
+/**
+ * Takes the loop out of service: it stops listening at once (who waits to be accepted is turned
+ * away by the kernel), and lets the connections that exist go on. berth_loop_run returns 0 when the
+ * last of them has gone. At the deadline the remaining ones are closed with a reset, and the reason
+ * -ETIMEDOUT. There is no way back: berth_listen is refused from now on with -ESHUTDOWN,
+ * berth_connect and berth_adopt from the deadline on. Listeners are yours to close still, or go
+ * with the loop.
+ *
+ * @param deadline_ms  from now; 0: in the next turn. A second call can only bring it nearer.
+ * @return 0; -EINVAL; -ECHILD in a child of fork(2). The loop's thread only, inside callbacks or
+ *         outside: from a signal handler call berth_loop_stop, then this, then berth_loop_run
+ * again. Since 0.1.
+ */
+BERTH_API int berth_loop_drain(struct berth_loop *loop, uint32_t deadline_ms);
+
+/** Whether berth_loop_drain was called: say "Connection: close", and close who is idle. Since 0.1.
+ */
+BERTH_API int berth_loop_draining(const struct berth_loop *loop);
+
+/** How far draining has come. Since 0.1. */
+struct berth_drain_progress {
+    uint32_t conns;        /**< connections that are still there, those being closed included */
+    uint32_t left_ms;      /**< until the deadline; UINT32_MAX if the loop does not drain */
+    uint64_t queued_bytes; /**< in their send queues */
+};
+
+/** Tells it; looks at every connection for that. 0, or -EINVAL. Since 0.1. */
+BERTH_API int berth_loop_drain_progress(struct berth_loop *loop,
+                                        struct berth_drain_progress *progress);
 
 /**
  * Writes a few lines of text: the engine taken, the features used, and why the others were not.
@@ -235,7 +265,7 @@ BERTH_API uint32_t berth_loop_conns(const struct berth_loop *loop);
  * listens) is replaced; the file is removed with the listener.
  * @param listener  receives the listener; may be NULL (it then lives as long as the loop).
  * @return 0; -EINVAL: not an address; -EADDRINUSE, -EACCES, ... from the kernel; -EMFILE: the
- *         descriptor is past conns_max, or 255 listeners exist; -ENOMEM.
+ *         descriptor is past conns_max, or 255 listeners exist; -ENOMEM; -ESHUTDOWN.
  */
 BERTH_API BERTH_NODISCARD int berth_listen(struct berth_loop *loop, const char *address,
                                            const struct berth_handlers *handlers, void *ctx,
@@ -250,14 +280,14 @@ BERTH_API int berth_listener_address(const struct berth_listener *listener, char
 
 /**
  * The listening descriptor, for socket options that accepted connections inherit. Do not close it.
- * -EINVAL for NULL.
+ * -EINVAL for NULL; -EBADF when draining has closed it.
  */
 BERTH_API int berth_listener_fd(const struct berth_listener *listener);
 
 /**
  * Starts to connect. `open` follows when it is done, or `close` alone if it fails.
  * @param token  receives the connection's token; may be NULL.
- * @return 0; -EINVAL; -EMFILE; -ENOMEM; or what the kernel said at once.
+ * @return 0; -EINVAL; -EMFILE; -ENOMEM; -ESHUTDOWN; or what the kernel said at once.
  */
 BERTH_API BERTH_NODISCARD int berth_connect(struct berth_loop *loop, const char *address,
                                             const struct berth_handlers *handlers, void *ctx,
@@ -268,7 +298,7 @@ BERTH_API BERTH_NODISCARD int berth_connect(struct berth_loop *loop, const char 
  * still yours. `open` is called in the next turn.
  * With direct descriptors the number `fd` is closed at once: the loop has the socket elsewhere.
  * @return 0; -EBADF; -ENOTSOCK; -EPROTOTYPE: not a stream socket; -ENOTCONN; -EEXIST: the loop has
- *         it already; -EMFILE: past conns_max; -ENOMEM.
+ *         it already; -EMFILE: past conns_max; -ENOMEM; -ESHUTDOWN.
  */
 BERTH_API BERTH_NODISCARD int berth_adopt(struct berth_loop *loop, int fd,
                                           const struct berth_handlers *handlers, void *ctx,

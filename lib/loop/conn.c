@@ -289,8 +289,10 @@ finish(struct berth_loop *loop, struct berth_slot *slot)
     send_clear(loop, slot);
     call_close(loop, slot);
     loop->engine->forget(loop, slot);
-    if (slot_kind(slot) == KIND_CONN)
+    if (slot_kind(slot) == KIND_CONN) {
         loop->stats.closed++;
+        loop->zombies -= (slot->state & CONN_ZOMBIE) != 0;
+    }
     conn_discard(loop, slot, 1);
 }
 
@@ -328,6 +330,7 @@ static void
 give_up(struct berth_loop *loop, struct berth_slot *slot)
 {
     slot->state |= CONN_ZOMBIE;
+    loop->zombies += slot_kind(slot) == KIND_CONN;
     loop->stats.zombies++;
     closing_list_leave(loop, slot);
     call_close(loop, slot);

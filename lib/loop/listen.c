@@ -138,6 +138,8 @@ berth_listen(struct berth_loop *loop, const char *text, const struct berth_handl
     struct address address;
     if (loop == NULL || handlers == NULL || address_parse(&address, text) != 0)
         return -EINVAL;
+    if (loop->drain.state != DRAIN_NOT)
+        return -ESHUTDOWN;
     struct berth_listener *listener = (struct berth_listener *)calloc(1, sizeof(*listener));
     if (listener == NULL)
         return -ENOMEM;
@@ -170,18 +172,16 @@ berth_listen(struct berth_loop *loop, const char *text, const struct berth_handl
     return 0;
 }
 
-void
-berth_listener_close(struct berth_listener *listener)
+/** Takes the socket away from its listener. */
+static void
+stop_listening(struct berth_listener *listener)
 {
-    if (listener == NULL)
-        return;
     struct berth_loop *loop = listener->loop;
     struct berth_slot *slot = berth_table_find(loop->table, listener->token);
     BERTH_ASSERT(slot != NULL);
     if (is_path(&listener->address))
         (void)sys_unlink(listener->address.to.local.sun_path);
     loop->classes[listener->class_id].listener = NULL;
-    free(listener);
     if (slot == NULL)
         return;
     slot->state |= CONN_FAILED; /* the close protocol of connections does the rest */
@@ -189,10 +189,41 @@ berth_listener_close(struct berth_listener *listener)
 }
 
 void
+berth_listener_close(struct berth_listener *listener)
+{
+    if (listener == NULL)
+        return;
+    if (listener->stopped) {
+        struct berth_listener **at = &listener->loop->stopped;
+        while (*at != listener)
+            at = &(*at)->next;
+        *at = listener->next;
+    } else {
+        stop_listening(listener);
+    }
+    free(listener);
+}
+
+void
+listener_stop_all(struct berth_loop *loop)
+{
+    for (int i = 0; i < CLASS_COUNT_MAX; i++) {
+        struct berth_listener *listener = loop->classes[i].listener;
+        if (listener == NULL)
+            continue;
+        stop_listening(listener);
+        listener->stopped = 1;
+        listener->next = loop->stopped;
+        loop->stopped = listener;
+    }
+}
+
+void
 listener_close_all(struct berth_loop *loop)
 {
-    for (int i = 0; i < CLASS_COUNT_MAX; i++)
-        berth_listener_close(loop->classes[i].listener);
+    listener_stop_all(loop);
+    while (loop->stopped != NULL)
+        berth_listener_close(loop->stopped);
 }
 
 int
@@ -208,6 +239,8 @@ berth_listener_fd(const struct berth_listener *listener)
 {
     if (listener == NULL)
         return -EINVAL;
+    if (listener->stopped)
+        return -EBADF;
     const struct berth_loop *loop = listener->loop;
     const int index = (int)berth_token_index(listener->token);
     return loop->direct ? descriptor_kept(loop, berth_table_slot(loop->table, (uint32_t)index))
@@ -333,6 +366,8 @@ berth_connect(struct berth_loop *loop, const char *text, const struct berth_hand
     struct address address;
     if (loop == NULL || handlers == NULL || address_parse(&address, text) != 0)
         return -EINVAL;
+    if (loop->drain.state == DRAIN_OVER)
+        return -ESHUTDOWN;
     const int fd =
         (int)sys_socket(address.to.base.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
@@ -388,6 +423,8 @@ berth_adopt(struct berth_loop *loop, int fd, const struct berth_handlers *handle
         return -EINVAL;
     if (fd < 0)
         return -EBADF;
+    if (loop->drain.state == DRAIN_OVER)
+        return -ESHUTDOWN;
     int error = check_stream(fd);
     struct berth_slot *slot = NULL;
     if (error == 0)

@@ -98,8 +98,8 @@ create_fork_guard(struct berth_loop *loop)
     return 0;
 }
 
-static int
-is_child(const struct berth_loop *loop)
+int
+loop_is_child(const struct berth_loop *loop)
 {
     return *(volatile unsigned char *)loop->fork_guard == 0;
 }
@@ -363,7 +363,7 @@ berth_loop_turn(struct berth_loop *loop, int timeout_ms)
 {
     if (loop == NULL)
         return -EINVAL;
-    if (is_child(loop))
+    if (loop_is_child(loop))
         return -ECHILD;
     if (loop->in_turn)
         return -EBUSY;
@@ -386,6 +386,8 @@ berth_loop_run(struct berth_loop *loop)
     int handled = 0;
     while (handled >= 0) {
         if (loop != NULL && __atomic_exchange_n(&loop->stop, 0, __ATOMIC_ACQ_REL))
+            return 0;
+        if (loop != NULL && loop_drained(loop))
             return 0;
         handled = berth_loop_turn(loop, -1);
     }
@@ -427,7 +429,7 @@ berth_loop_destroy(struct berth_loop *loop)
 {
     if (loop == NULL)
         return 0;
-    if (is_child(loop))
+    if (loop_is_child(loop))
         return -ECHILD;
     if (loop->in_turn)
         return -EBUSY;

@@ -174,6 +174,13 @@ struct batch {
     uint64_t receives_before; /**< loop->stats.receives when the last turn was over */
 };
 
+/** A loop that goes out of service: drain.c. */
+struct drain {
+    enum { DRAIN_NOT, DRAIN_ON, DRAIN_OVER } state;
+    uint64_t until_ms;
+    struct berth_timer timer;
+};
+
 struct berth_loop {
     /* read on every event */
     struct berth_table *table;
@@ -195,6 +202,7 @@ struct berth_loop {
     struct conn_list draining; /**< to be closed when their queue is sent; oldest first */
     struct conn_list closing;  /**< waiting for the kernel to let go; oldest first */
     uint32_t conns;
+    uint32_t zombies; /**< of those, the ones that the kernel does not let go of */
 
     struct berth_loop_options options;
     struct berth_pool_options pool_options;
@@ -212,6 +220,8 @@ struct berth_loop {
     uint64_t now_ms;           /**< through loop_time only */
     uint32_t timed;            /**< connections with a timeout */
     int now_fresh;             /**< it was read in this turn, after the wait */
+    struct drain drain;
+    struct berth_listener *stopped; /**< listeners that draining has stopped */
     struct conn_class classes[CLASS_COUNT_MAX];
     char refusals[512]; /**< why other engines were not taken */
     char direct_refusal[128];
@@ -225,6 +235,8 @@ struct berth_listener {
     struct address address;
     uint8_t class_id;
     uint8_t backing_off;
+    uint8_t stopped;             /**< it does not listen any more, and has no slot */
+    struct berth_listener *next; /**< of those that are stopped */
 };
 
 extern struct berth_loop *berth_loops[LOOP_COUNT_MAX];
@@ -539,6 +551,17 @@ void listener_accept_failed(struct berth_loop *loop, struct berth_slot *listener
 /** Lets listeners accept again whose time has come. Returns ms until the next one, or -1. */
 int listener_tick(struct berth_loop *loop);
 
+/** They listen no more; the structs are their owners' still. */
+void listener_stop_all(struct berth_loop *loop);
+
 void listener_close_all(struct berth_loop *loop);
+
+/* ---- loop.c and drain.c --------------------------------------------------------------------- */
+
+/** Whether this is a child of fork(2), which must not touch its parent's loop. */
+int loop_is_child(const struct berth_loop *loop);
+
+/** Whether the loop drains, and everybody has gone. */
+int loop_drained(const struct berth_loop *loop);
 
 #endif
