@@ -24,6 +24,7 @@
 #define OPTIONS_MAX 8          /* --help, --engine, and what a program adds */
 #define EXPLAIN_BYTES_MAX 4096 /* of berth_loop_explain; more is cut */
 #define STATUS_USAGE 2
+#define DRAIN_MS 5000 /* for connections to finish, after SIGTERM */
 
 static struct {
     const char *name;
@@ -48,7 +49,7 @@ on_signal(int number)
     if (number == SIGUSR1)
         report_asked = 1;
     else
-        stop_asked = 1;
+        stop_asked = stop_asked + 1;
     berth_loop_stop(program.loop);
     errno = saved;
 }
@@ -283,11 +284,14 @@ example_run(struct berth_loop *loop)
 
     for (int stopping = 0; !stopping && handled >= 0;) {
         handled = berth_loop_turn(loop, tick_due(loop, &next_ms));
-        stopping = stop_asked; /* looked at first: a report asked for before it is still given */
+        const int asked = stop_asked; /* before reports: one asked for earlier is still given */
         if (report_asked) {
             report_asked = 0;
             report_print(loop);
         }
+        if (asked > 0 && !berth_loop_draining(loop))
+            berth_loop_drain(loop, DRAIN_MS);
+        stopping = asked > 1 || (asked == 1 && berth_loop_conns(loop) == 0);
     }
     if (handled < 0)
         fprintf(stderr, "%s: %s\n", program.name, strerror(-handled));

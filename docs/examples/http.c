@@ -8,7 +8,8 @@
  * takes them, and never faster: past SEND_HIGH_BYTES it waits for `drained`, and so do further
  * requests.
  *
- * Who neither completes a request nor takes what was asked for within IDLE_SECONDS is disconnected.
+ * Who neither completes a request nor takes what was asked for within --patience SECONDS is
+ * disconnected, be it one who sends a byte now and then.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -16,6 +17,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -30,9 +32,8 @@
 #define LINGER_BYTES_MAX (256 * 1024)
 #define HEAD_BYTES_MAX 512
 #define DATE_BYTES_MAX 32
-#define IDLE_SECONDS 60
-#define TICK_MS 1000
-#define SWEEP_COUNT 64
+#define PATIENCE_SECONDS "60"
+#define PATIENCE_SECONDS_MAX 86400
 
 /* The 40 bytes in the slot. */
 struct client {
@@ -59,9 +60,17 @@ static struct {
     struct berth_pool *pool;
     char date[DATE_BYTES_MAX];
     time_t date_second;
+    uint32_t patience_ms;
 } server;
 
 static void client_advance(struct berth_conn *conn);
+
+/* The peer has done its part: its time begins anew. */
+static void
+patience_renew(struct berth_conn *conn)
+{
+    berth_conn_timeout(conn, BERTH_TIMEOUT_TOTAL, server.patience_ms);
+}
 
 /* ---- responses ---------------------------------------------------------------------------- */
 
@@ -324,11 +333,11 @@ request_serve(struct berth_conn *conn, const char *data, size_t length)
     if (status == 0 && request.body_bytes > BODY_BYTES_MAX)
         status = 413;
     /* A peer that waits for "100 Continue" may or may not send its body after this answer. */
-    client->last =
-        status != 0 || !request.keep_alive || (request.expects && request.body_bytes > 0);
+    client->last = status != 0 || !request.keep_alive ||
+                   (request.expects && request.body_bytes > 0) ||
+                   berth_loop_draining(berth_conn_loop(conn));
     client->skip = (uint32_t)request.body_bytes;
-    berth_table_touch(berth_loop_table(berth_conn_loop(conn)),
-                      berth_token_index(berth_conn_token(conn)));
+    patience_renew(conn);
     const int error =
         status != 0 ? status_send(conn, &request, status) : request_answer(conn, &request);
     if (error != 0)
@@ -383,8 +392,7 @@ client_advance(struct berth_conn *conn)
 {
     struct client *client = berth_conn_payload(conn);
 
-    berth_table_touch(berth_loop_table(berth_conn_loop(conn)),
-                      berth_token_index(berth_conn_token(conn)));
+    patience_renew(conn);
     if (client->streaming) {
         stream_advance(conn);
         if (client->last && !client->streaming)
@@ -392,6 +400,14 @@ client_advance(struct berth_conn *conn)
     }
     if (!client->streaming)
         client_feed(conn, NULL);
+}
+
+static int
+on_open(struct berth_conn *conn, void *context)
+{
+    (void)context;
+    patience_renew(conn);
+    return 0;
 }
 
 static void
@@ -430,35 +446,27 @@ on_close(struct berth_conn *conn, int reason)
     example_input_clear(server.pool, &client->input);
 }
 
-/* Disconnects who has been idle for too long. The loop's table knows, and its clock is ours to set.
- */
+/* Neither a whole request nor a reader's progress for so long, however many bytes have come. */
 static void
-on_tick(struct berth_loop *loop)
+on_timeout(struct berth_conn *conn, enum berth_timeout kind)
 {
-    struct berth_table *table = berth_loop_table(loop);
-    uint32_t indices[SWEEP_COUNT];
-    uint32_t cursor = 0;
-
-    berth_table_tick_set(table, (uint16_t)(example_now_ms() / TICK_MS));
-    while (cursor != BERTH_TABLE_INDEX_NONE) {
-        const uint32_t count =
-            berth_table_sweep(table, IDLE_SECONDS, &cursor, indices, SWEEP_COUNT);
-        for (uint32_t i = 0; i < count; i++) {
-            struct berth_slot *slot = berth_table_slot(table, indices[i]);
-            struct berth_conn *conn = berth_conn_find(loop, berth_slot_token(slot, 0));
-            if (conn != NULL) /* else it is a listener, or closing already */
-                berth_conn_close(conn);
-        }
-    }
+    (void)kind;
+    berth_conn_close(conn);
 }
 
 int
 main(int argc, char **argv)
 {
-    static const struct berth_handlers handlers = {
-        .data = on_data, .drained = on_drained, .eof = on_eof, .close = on_close};
+    static const struct berth_handlers handlers = {.open = on_open,
+                                                   .data = on_data,
+                                                   .drained = on_drained,
+                                                   .eof = on_eof,
+                                                   .timeout = on_timeout,
+                                                   .close = on_close};
     const char *root = ".";
-    const struct example_option own[] = {{"root", "DIR", &root}, {NULL, NULL, NULL}};
+    const char *patience = PATIENCE_SECONDS;
+    const struct example_option own[] = {
+        {"root", "DIR", &root}, {"patience", "SECONDS", &patience}, {NULL, NULL, NULL}};
     struct berth_loop_options options;
 
     berth_loop_options_init(&options);
@@ -466,14 +474,19 @@ main(int argc, char **argv)
     options.send_high_bytes = SEND_HIGH_BYTES;
     struct berth_loop *loop = example_open(argc, argv, &options, own);
     server.pool = berth_loop_pool(loop);
+    const long seconds = strtol(patience, NULL, 10);
+    if (seconds < 1 || seconds > PATIENCE_SECONDS_MAX) {
+        fprintf(stderr, "http: --patience is 1 to %d seconds\n", PATIENCE_SECONDS_MAX);
+        berth_loop_destroy(loop);
+        return 2;
+    }
+    server.patience_ms = (uint32_t)seconds * 1000;
     const int error = http_files_open(server.pool, root);
     if (error != 0) {
         fprintf(stderr, "http: %s: %s\n", root, strerror(-error));
         berth_loop_destroy(loop);
         return 1;
     }
-    on_tick(loop); /* sets the table's clock before the first connection comes */
-    example_tick(TICK_MS, on_tick);
     example_listen(loop, &handlers, NULL);
     const int status = example_run(loop);
     http_files_close();
