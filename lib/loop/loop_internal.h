@@ -117,7 +117,7 @@ struct conn_cold {
     uint32_t bulk_score; /**< how often that happened in a row */
     uint32_t lane;       /**< 1 + number of its own ring of buffers, 0: none */
     struct conn_timeouts timeouts;
-    int32_t kept_fd;     /**< 1 + the descriptor beside the direct one; 0: none */
+    int32_t kept_fd; /**< 1 + the descriptor beside the direct one; 0: none */
     unsigned char unused[20];
 };
 #define CONN_COLD_BYTES 192

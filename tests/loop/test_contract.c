@@ -45,6 +45,35 @@ START_TEST(orderly_life)
 }
 END_TEST
 
+/** We finish first: the peer sees the end of our stream, and we go on hearing it until its own. */
+START_TEST(we_finish_first)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    struct record record;
+    char text[8];
+    record_begin(&rig, &record, engine);
+    const int client = rig_client(&rig);
+    RIG_UNTIL(&rig, record.opens == 1, TURNS);
+    struct berth_conn *conn = berth_conn_find(rig.loop, record.last);
+    ck_assert_int_eq(berth_send(conn, "that", 4), 0);
+    ck_assert_int_eq(berth_conn_shutdown(conn), 0);
+    ck_assert_int_eq(berth_conn_shutdown(conn), -EPIPE);
+    RIG_UNTIL(&rig, rig_read(client, text, 4) == 4, TURNS);
+    RIG_UNTIL(&rig, rig_read(client, text, sizeof(text)) == 0, TURNS);
+    for (unsigned i = 1; i <= 3; i++) {
+        rig_write(client, "more", 4);
+        RIG_UNTIL(&rig, record.datas == i, TURNS);
+    }
+    ck_assert_ptr_eq(berth_conn_find(rig.loop, record.last), conn);
+    ck_assert_int_eq(close(client), 0);
+    RIG_UNTIL(&rig, record.closes == 1, TURNS);
+    ck_assert_str_eq(record.events, "odddec");
+    ck_assert_int_eq(record.reason, 0);
+    record_end(&rig, &record);
+}
+END_TEST
+
 START_TEST(without_eof_handler_it_closes)
 {
     RIG_ENGINE_OR_RETURN(engine);
@@ -389,6 +418,7 @@ contract_suite(void)
     RIG_ADD(suite, orderly_life);
     RIG_ADD(suite, without_eof_handler_it_closes);
     RIG_ADD(suite, reset_by_the_peer);
+    RIG_ADD(suite, we_finish_first);
     RIG_ADD(suite, open_refuses);
     RIG_ADD(suite, close_inside_open);
     RIG_ADD(suite, abort_inside_data);

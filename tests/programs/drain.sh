@@ -1,6 +1,6 @@
 #!/bin/sh
-# A program that is told to end: nobody comes in, whoever is inside finishes, or a second signal ends
-# it at once. And http disconnects who sends a request so slowly that it never ends.
+# A program that is told to end: nobody comes in, whoever is inside finishes, or a second signal
+# ends it at once. And http disconnects who sends a request so slowly that it never ends.
 #
 # SPDX-License-Identifier: MIT
 set -u
