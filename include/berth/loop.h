@@ -132,6 +132,9 @@ struct berth_loop_options {
                                  BERTH_TIMEOUT_MS_MAX; default 0: as long as the kernel tries */
     uint32_t events_max;    /**< events taken, and timers run, per turn: 16 to 8,192; default
                                  1,024 */
+    uint32_t idle_park_ms;  /**< uring: from when on a connection that receives nothing is to
+                                 cost less memory of the kernel: 0 (never), or 1,000 to
+                                 3,600,000; default 10,000. See berth_loop_park_idle */
     int keep_receiving;     /**< nonzero: do not pause by itself at send_high_bytes */
     const struct berth_pool_options *pool; /**< NULL: the defaults */
     enum berth_huge_pages huge_pages;      /**< of the table */
@@ -156,6 +159,7 @@ berth_loop_options_init(struct berth_loop_options *options)
     options->connect_timeout_ms = 0;
     options->events_max = 1024;
     options->direct_descriptors = 0;
+    options->idle_park_ms = 10000;
     options->keep_receiving = 0;
     options->pool = NULL;
     options->huge_pages = BERTH_HUGE_AUTO;
@@ -253,6 +257,20 @@ BERTH_API void berth_loop_copies_get(const struct berth_loop *loop, struct berth
 
 /** Connections open now, those being closed included. */
 BERTH_API uint32_t berth_loop_conns(const struct berth_loop *loop);
+
+/**
+ * Parks, now, every connection that has received nothing for `idle_ms` (0: all that have nothing to
+ * send): on io_uring the posted receive of each is exchanged for a poll request, which costs the
+ * kernel a third of the memory, and its first byte exchanges it back. You notice nothing else.
+ * The loop does the same by itself, bit by bit, with those that were idle for once to twice
+ * options.idle_park_ms; with that at 0, idleness is counted from when this function last looked.
+ * It frees no pool buffer: idle connections hold none.
+ *
+ * Also from a callback. Cost: a look at each live slot, and a submission for each that is parked.
+ * @return how many are being parked; 0 on engines that post no receives; -EINVAL: NULL, or more
+ *         than 3,600,000; -ECHILD in a child of fork(2). Since 0.1.
+ */
+BERTH_API int berth_loop_park_idle(struct berth_loop *loop, uint32_t idle_ms);
 
 /* ---- where connections come from --------------------------------------------------------------
  *

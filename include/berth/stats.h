@@ -61,11 +61,13 @@ struct berth_loop_stats {
     uint64_t refused_open;   /**< newcomers refused by the open callback */
     uint64_t accept_errors;  /**< accepts that failed for other reasons */
     uint64_t send_refused;   /**< sends refused: send_bytes_max reached */
-    uint64_t pauses;    /**< times receiving stopped because the send queue was over its mark */
-    uint64_t stale;     /**< completions and events whose connection was gone */
-    uint64_t overflows; /**< completion queue overflows */
-    uint64_t zombies;   /**< connections set aside because the kernel did not let go */
-    uint64_t lanes;     /**< times a bulk connection got a ring of buffers to itself (uring) */
+    uint64_t pauses;     /**< times receiving stopped because the send queue was over its mark */
+    uint64_t stale;      /**< completions and events whose connection was gone */
+    uint64_t overflows;  /**< completion queue overflows */
+    uint64_t zombies;    /**< connections set aside because the kernel did not let go */
+    uint64_t lanes;      /**< times a bulk connection got a ring of buffers to itself (uring) */
+    uint64_t demotions;  /**< receives of idle connections exchanged for a poll request */
+    uint64_t promotions; /**< and back, because there was something to receive */
 };
 
 /**

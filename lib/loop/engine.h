@@ -51,6 +51,12 @@ struct engine {
     int (*receive_start)(struct berth_loop *loop, struct berth_slot *conn);
     void (*receive_stop)(struct berth_loop *loop, struct berth_slot *conn);
 
+    /**
+     * Exchanges the posted receive for something that costs less while nothing comes, and back when
+     * something does. 1 if it will be, 0 if not now. NULL: nothing that is posted costs anything.
+     */
+    int (*park)(struct berth_loop *loop, struct berth_slot *conn);
+
     /** The send queue is not empty and CONN_SENDING is not set: send from its head. */
     void (*send)(struct berth_loop *loop, struct berth_slot *conn);
 

@@ -265,7 +265,8 @@ on_cancel(struct berth_slot *slot, int32_t result)
 static BERTH_COLD void
 on_stale(struct berth_loop *loop, const struct io_uring_cqe *completion)
 {
-    if (berth_token_op(completion->user_data) != OP_CANCEL)
+    const unsigned op = berth_token_op(completion->user_data);
+    if (op != OP_CANCEL && op != OP_PARK)
         loop->stats.stale++; /* a cancel may be answered after what it cancelled */
     if (completion->flags & IORING_CQE_F_BUFFER &&
         berth_token_op(completion->user_data) != OP_RECEIVE_LANE)
@@ -312,6 +313,12 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
         break;
     case OP_TABLE:
         return; /* whoever wanted to know has looked already */
+    case OP_PARKED:
+        uring_on_parked(loop, slot, result);
+        break;
+    case OP_PARK:
+        uring_on_park_failed(slot, result);
+        break;
     default:
         loop->stats.stale++;
         return;
@@ -427,6 +434,7 @@ const struct engine berth_engine_uring = {
     .accept_stop = uring_accept_stop,
     .receive_start = uring_receive_start,
     .receive_stop = uring_receive_stop,
+    .park = uring_park,
     .send = uring_send,
     .connect_wait = uring_connect_wait,
     .cancel = uring_cancel,

@@ -1,9 +1,10 @@
 /*
- * What the two files of the io_uring engine share: the ring, the ring of buffers, and their limits.
+ * What the files of the io_uring engine share: the ring, the ring of buffers, and their limits.
  *
  *   engine_uring.c          operations: what is submitted, and what its completions mean
  *   engine_uring_receive.c  the same for receives
  *   engine_uring_lane.c     rings of buffers that bulk connections have to themselves
+ *   engine_uring_park.c     what idle connections have in place of a receive
  *   engine_uring_setup.c    the ring itself, and the buffers in it
  *   engine_uring_direct.c   direct descriptors: the ring's own table of files
  *
@@ -127,6 +128,12 @@ uring_state(const struct berth_loop *loop)
 #define CONN_STOPPING CONN_WATCHED  /**< the posted receive (or accept) has been cancelled */
 #define CONN_UNPROVEN CONN_WRITABLE /**< nothing tells yet that the posted receive sees errors */
 
+/**
+ * Of slot->flags: an idle connection. With CONN_STOPPING, whatever it has posted is being
+ * cancelled; without it, what is posted is a poll request and no receive.
+ */
+#define SLOT_PARKED BERTH_SLOT_DRIVER_3
+
 /* ---- submitting: engine_uring.c -------------------------------------------------------------- */
 
 /** A submission to fill in, or NULL when the kernel takes none just now. */
@@ -217,6 +224,20 @@ int uring_direct_install(struct berth_loop *loop, int index);
 int uring_direct_shutdown(struct berth_loop *loop, struct berth_slot *slot, int how);
 void uring_direct_close(struct berth_loop *loop, int index);
 int uring_direct_explain(const struct berth_loop *loop, char *text, size_t size);
+
+/* ---- parking: engine_uring_park.c ------------------------------------------------------------ */
+
+/** Begins to exchange the posted receive for a poll request. 1, or 0 if it cannot be now. */
+int uring_park(struct berth_loop *loop, struct berth_slot *slot);
+
+/** The receive of such a connection has ended: 1 if a poll request is posted now in its place. */
+int uring_park_or_not(struct berth_loop *loop, struct berth_slot *slot, int32_t result);
+
+/** The completion of the poll request. */
+void uring_on_parked(struct berth_loop *loop, struct berth_slot *slot, int32_t result);
+
+/** The completion of the cancel: there is one only if it failed. */
+void uring_on_park_failed(struct berth_slot *slot, int32_t result);
 
 /* ---- setting up: engine_uring_setup.c -------------------------------------------------------- */
 

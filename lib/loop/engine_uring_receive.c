@@ -102,7 +102,10 @@ uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
 void
 uring_receive_stop(struct berth_loop *loop, struct berth_slot *slot)
 {
-    uring_stop_posted(loop, slot, slot->flags & SLOT_LANE ? OP_RECEIVE_LANE : OP_RECEIVE);
+    enum loop_op op = slot->flags & SLOT_LANE ? OP_RECEIVE_LANE : OP_RECEIVE;
+    if (slot->flags & SLOT_PARKED)
+        op = OP_PARKED;
+    uring_stop_posted(loop, slot, op);
 }
 
 /** The buffer behind an id is ours again; the connection has seen it, or will not. */
@@ -272,7 +275,8 @@ receive_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result, 
     uring_operation_ended(slot);
     slot->state |= CONN_TODO;
     loop->current = slot;
-    loop->stats.rearms += result != 0 && conn_wants_data(slot);
+    const int parked = slot->flags & SLOT_PARKED && uring_park_or_not(loop, slot, result);
+    loop->stats.rearms += result != 0 && !parked && conn_wants_data(slot);
     if (result <= 0 || state->receive_bytes_max == 0)
         return;
     if (flags & IORING_CQE_F_SOCK_NONEMPTY)

@@ -220,6 +220,7 @@ uring_explain(const struct berth_loop *loop, char *text, size_t size)
         text, size,
         "receive: multishot into a shared ring of %u to %u buffers of %u bytes%s\n"
         "receive in bulk: %s%s\n"
+        "receive when idle: %s\n"
         "accept: multishot; send: submitted in batches of up to %d with the wait\n"
         "completions: %s%s\n",
         state->posted_max, state->buffer_count, berth_class_bytes(BUFFER_CLASS),
@@ -230,6 +231,8 @@ uring_explain(const struct berth_loop *loop, char *text, size_t size)
         state->incremental && state->receive_bytes_max
             ? "; for whoever goes on, a ring of 2 MiB buffers of its own (incremental)"
             : "",
+        loop->options.idle_park_ms ? "a poll request in its place after idle_park_ms"
+                                   : "stays posted (idle_park_ms is 0)",
         SUBMISSIONS_MAX,
         state->setup_flags & IORING_SETUP_DEFER_TASKRUN
             ? "run by the loop's own thread when it waits (DEFER_TASKRUN)"

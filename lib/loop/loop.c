@@ -56,7 +56,9 @@ options_check(const struct berth_loop_options *options)
         options->events_max < 16 || options->events_max > 8192 || options->fairness_bytes < 4096 ||
         options->send_max_bytes == 0 || options->send_low_bytes >= options->send_high_bytes ||
         options->send_high_bytes > options->send_max_bytes ||
-        options->connect_timeout_ms > BERTH_TIMEOUT_MS_MAX)
+        options->connect_timeout_ms > BERTH_TIMEOUT_MS_MAX ||
+        (options->idle_park_ms != 0 && options->idle_park_ms < IDLE_MS_MIN) ||
+        options->idle_park_ms > IDLE_MS_MAX)
         return -EINVAL;
     return 0;
 }
@@ -339,6 +341,7 @@ turn(struct berth_loop *loop, int timeout_ms)
     timeout_ms = shorter(timeout_ms, conn_closing_tick(loop));
     timeout_ms = shorter(timeout_ms, listener_tick(loop));
     timeout_ms = shorter(timeout_ms, timers_wait_ms(loop));
+    timeout_ms = shorter(timeout_ms, idle_tick(loop));
     timeout_ms = shorter(timeout_ms, WAIT_MS_MAX);
     if (loop->todo_count > 0)
         timeout_ms = 0;

@@ -30,7 +30,9 @@ enum loop_op {
     OP_RECEIVE_LANE,
     OP_SHUTDOWN,
     OP_PROVE, /**< a look at what a posted receive may have missed */
-    OP_TABLE  /**< of the table of direct descriptors; nobody waits for it */
+    OP_TABLE, /**< of the table of direct descriptors; nobody waits for it */
+    OP_PARK,  /**< the cancel of an idle connection's receive */
+    OP_PARKED /**< the poll request in its place */
 };
 
 /* ---- slot->state ----------------------------------------------------------------------------
@@ -181,6 +183,13 @@ struct drain {
     struct berth_timer timer;
 };
 
+/** How far the search for idle connections has come. */
+struct idle_scan {
+    uint64_t stepped_ms; /**< when it last went on */
+    uint32_t cursor;     /**< the index to go on with */
+    int more;            /**< there was more to park than a step may */
+};
+
 struct berth_loop {
     /* read on every event */
     struct berth_table *table;
@@ -203,6 +212,8 @@ struct berth_loop {
     struct conn_list closing;  /**< waiting for the kernel to let go; oldest first */
     uint32_t conns;
     uint32_t zombies; /**< of those, the ones that the kernel does not let go of */
+    uint32_t parked;  /**< of those, the ones whose receive has been exchanged for a poll request */
+    struct idle_scan idle;
 
     struct berth_loop_options options;
     struct berth_pool_options pool_options;
@@ -328,6 +339,8 @@ loop_has_waited(struct berth_loop *loop)
 {
     loop->now_fresh = 0;
 }
+/** Whether this is a child of fork(2), in which its parent's loop must not be touched. */
+int loop_is_child(const struct berth_loop *loop);
 
 /* ---- conn.c: what happens to connections ---------------------------------------------------- */
 
@@ -501,6 +514,15 @@ descriptor_return(struct berth_loop *loop, const struct berth_slot *slot, int fd
     if (BERTH_UNLIKELY(loop->direct) && fd >= 0)
         descriptor_return_direct(loop, slot, fd);
 }
+
+/* ---- idle.c: who receives nothing ----------------------------------------------------------- */
+
+/** How long a connection may be idle, as an option or an argument: what 16-bit ticks can count. */
+#define IDLE_MS_MIN 1000
+#define IDLE_MS_MAX 3600000
+
+/** Parks some that have been idle for long. Returns ms until it wants to go on, or -1. */
+int idle_tick(struct berth_loop *loop);
 
 /* ---- send.c: the queues --------------------------------------------------------------------- */
 

@@ -113,7 +113,7 @@ interfaces_of()
     {
         sed -n 's/^#define BERTH_SYS_\([A-Z]*\)$/\1/p' "$1" | grep -v -x -E 'SOCKET|FILE'
         includes_of "$1" | grep '<' | sed 's/[<>]//g' | grep -v -x -E "(sys/)?($harmless)\.h" |
-            if [ "${1##*/}" = engine_uring.c ]; then grep -v -x 'poll\.h'; else cat; fi
+            case ${1##*/} in engine_uring*.c) grep -v -x 'poll\.h' ;; *) cat ;; esac
     } | LC_ALL=C sort -u | tr '\n' ' '
 }
 

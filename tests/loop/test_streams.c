@@ -1,8 +1,9 @@
 /*
  * Many streams at once that do anything at any time: pieces of every size in every way, pauses,
  * half-closes, closes, resets, credit given and taken, leases kept for some turns and then sent on,
- * to whomever; in loops with large and small buffers, marks and pools. Every byte is compared where
- * it arrives, and when a stream has ended in order, nothing of it may be missing.
+ * to whomever, parked when it is least convenient; in loops with large and small buffers, marks and
+ * pools. Every byte is compared where it arrives, and when a stream has ended in order, nothing of
+ * it may be missing.
  *
  * Each round is one loop, and repeats itself from its seed: BERTH_SEED, printed when it fails.
  * BERTH_SECONDS says for how long each engine is tried.
@@ -192,6 +193,8 @@ on_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, siz
         send_something(stream, conn);
     if (roll(4) == 0)
         control(stream, conn);
+    if (w.parking != 0 && roll(100) == 0)
+        MUST(berth_loop_park_idle(w.rig.loop, 0) >= 0);
 }
 
 static void
@@ -415,6 +418,8 @@ step(void)
             die(stream);
     }
     let_go_of_the_due(0);
+    if (w.parking != 0 && roll(w.parking) == 0)
+        MUST(berth_loop_park_idle(w.rig.loop, 0) >= 0);
     return live;
 }
 
@@ -435,6 +440,7 @@ static void
 begin_round(const char *engine)
 {
     static const uint32_t highs[] = {2, 4096, 65536, 256 * 1024};
+    static const unsigned parkings[] = {0, 1, 4, 30};
     memset(&w, 0, sizeof(w));
     w.random = seed;
     rig_options(&w.options, engine, &w.pool);
@@ -453,6 +459,7 @@ begin_round(const char *engine)
     w.options.events_max = roll(2) ? 16 : 1024;
     w.options.keep_receiving = roll(3) == 0;
     w.options.close_timeout_ms = 200;
+    w.parking = parkings[roll(4)];
     rig_begin(&w.rig, &w.options, &handlers, NULL);
     if (small_pool && roll(2))
         make_scarce();
@@ -483,6 +490,9 @@ show_the_living(void)
     (void)fflush(stdout);
 }
 
+/** Of all rounds on one engine. */
+static uint64_t demotions;
+
 static void
 end_round(void)
 {
@@ -491,6 +501,7 @@ end_round(void)
     for (unsigned i = 0; i < w.hogged_count; i++)
         MUST(berth_release(pool, w.hogged[i]) == 0);
     MUST(rig_stats(&w.rig).zombies == 0);
+    demotions += rig_stats(&w.rig).demotions;
     ways_end(&w.rig);
 }
 
@@ -520,6 +531,7 @@ START_TEST(random_streams)
     RIG_ENGINE_OR_RETURN(engine);
     engine_name = engine;
     seed = test_seed(engine);
+    demotions = 0;
     const time_t until = time(NULL) + (time_t)test_rounds("BERTH_SECONDS", 2);
     unsigned rounds = 0;
     do {
@@ -527,7 +539,7 @@ START_TEST(random_streams)
         seed++;
         rounds++;
     } while (rounds < ROUNDS_MIN || time(NULL) < until);
-    printf("%s: %u rounds\n", engine, rounds);
+    printf("%s: %u rounds, %llu demotions\n", engine, rounds, (unsigned long long)demotions);
 }
 END_TEST
 

@@ -1,0 +1,95 @@
+/*
+ * Idle connections on io_uring. A posted multishot receive costs the kernel some 870 bytes, a poll
+ * request some 260: whoever receives nothing for long has its receive exchanged for a poll request,
+ * and back when there is something to receive. Who is idle is not decided here: see idle.c.
+ *
+ *   receive posted --uring_park--> being cancelled --ended--> poll request posted
+ *        ^                              |                            |
+ *        +------ something came --------+         readable, ended ---+
+ *
+ * The invariants: a connection has a receive or a poll request in flight, never both; whatever ends
+ * one of them, conn_progress or this file posts the next if data is wanted; bytes are never taken
+ * by a receive that is being cancelled without being delivered, since it delivers like any other.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#define BERTH_SYS_URING
+#include "loop/engine_uring.h"
+
+#include <poll.h>
+
+int
+uring_park(struct berth_loop *loop, struct berth_slot *slot)
+{
+    BERTH_ASSERT(slot->state & CONN_RECEIVING && slot_kind(slot) == KIND_CONN);
+    /* A lane is taken back from whoever goes quiet, and then its connection comes by again. */
+    if (slot->state & CONN_STOPPING || slot->flags & (SLOT_PARKED | SLOT_LANE))
+        return 0;
+    struct io_uring_sqe *submission = uring_get_submission(loop);
+    if (submission == NULL)
+        return 0;
+    io_uring_prep_cancel64(submission, berth_slot_token(slot, OP_RECEIVE), 0);
+    submission->flags |= IOSQE_CQE_SKIP_SUCCESS; /* the end of the receive says it all */
+    uring_set_token(submission, slot, OP_PARK);
+    slot->state |= CONN_STOPPING;
+    slot->flags |= SLOT_PARKED;
+    return 1;
+}
+
+void
+uring_on_park_failed(struct berth_slot *slot, int32_t result)
+{
+    /* Not found: the receive has ended by itself, and its last completion says how. */
+    if (result >= 0 || result == -ENOENT || !(slot->state & CONN_STOPPING))
+        return;
+    slot->state &= ~(uint32_t)CONN_STOPPING;
+    slot->flags &= (uint8_t)~SLOT_PARKED; /* the receive is still posted: so be it */
+    slot->state |= CONN_TODO;             /* meanwhile it may have become unwelcome */
+}
+
+/** The poll request itself. POLLHUP and POLLERR need no asking for. */
+static int
+post_poll(struct berth_loop *loop, struct berth_slot *slot)
+{
+    struct io_uring_sqe *submission = uring_begin_operation(loop, slot);
+    if (submission == NULL)
+        return 0;
+    io_uring_prep_poll_add(submission, berth_slot_fd(slot), POLLIN | POLLRDHUP);
+    uring_set_file(uring_state(loop), submission, slot);
+    uring_set_token(submission, slot, OP_PARKED);
+    slot->state |= CONN_RECEIVING;
+    slot->flags |= SLOT_PARKED;
+    loop->parked++;
+    loop->stats.demotions++;
+    return 1;
+}
+
+int
+uring_park_or_not(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
+{
+    BERTH_ASSERT(!(slot->state & CONN_RECEIVING));
+    slot->flags &= (uint8_t)~SLOT_PARKED;
+    /* Anything but the cancel's own effect means that it is not idle, or not wanted any more: it
+     * goes on as if nothing had been tried. Bytes that came meanwhile and are still in the socket
+     * are no obstacle: the poll request will say so at once. */
+    if (result != -ECANCELED || slot->state & CONN_READ_ACTIVE || !conn_may_receive(loop, slot))
+        return 0;
+    return post_poll(loop, slot);
+}
+
+void
+uring_on_parked(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
+{
+    BERTH_ASSERT(slot->flags & SLOT_PARKED && loop->parked > 0);
+    uring_operation_ended(slot);
+    slot->flags &= (uint8_t)~SLOT_PARKED;
+    loop->parked--;
+    loop->current = slot;
+    if (result < 0 || !conn_may_receive(loop, slot)) {
+        slot->state |= CONN_TODO; /* cancelled or failed: a receive is posted if one is wanted */
+        return;
+    }
+    loop->stats.promotions++;
+    uring_state(loop)->more_waiting = slot->index + 1; /* no need to poll first */
+    (void)uring_receive_start(loop, slot);
+}
