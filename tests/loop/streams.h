@@ -18,6 +18,12 @@
 /** Steps without a byte moved, each a turn of a millisecond: more than TCP's timers take. */
 #define IDLE_MAX 8000
 
+/** Rounds on each engine, however slow the machine. */
+#define ROUNDS_MIN 4
+
+/** Of all rounds on one engine. */
+static uint64_t demotions;
+
 /** The seeds of rounds that follow each other. */
 static uint64_t seed;
 static const char *engine_name;

@@ -207,14 +207,19 @@ START_TEST(pauses)
         turn_some(&rig, turns);
         ck_assert_int_eq(berth_conn_credit(conn, 0), 0);
         if (turns > 0)
-            (void)rig_turn(&rig, 0);
+            check_quiet(&rig);
         rig_write(client, "abc", 3);
+        if (turns > 0) /* nothing is posted that could tell of it */
+            ck_assert_int_eq(rig_turn(&rig, RIG_TURN_MS), 0);
         turn_some(&rig, 5);
         ck_assert_uint_eq(record.datas, 0);
         check_quiet(&rig);
+        if (turns == 0) /* paused before it could be parked */
+            ck_assert_uint_eq(rig_stats(&rig).demotions, 0);
         ck_assert_int_eq(berth_loop_park_idle(rig.loop, 0),
                          0); /* a paused one has nothing posted */
         ck_assert_int_eq(berth_conn_credit(conn, 1), 0);
+        ck_assert_int_eq(berth_loop_park_idle(rig.loop, 0), 0); /* not yet */
         RIG_UNTIL(&rig, record.datas == 1, TURNS);
         check_quiet(&rig);
         ck_assert_int_eq(berth_conn_credit(conn, BERTH_CREDIT_UNLIMITED), 0);
@@ -228,6 +233,16 @@ START_TEST(pauses)
         check_quiet(&rig);
         rig_write(client, "x", 1);
         RIG_UNTIL(&rig, record.datas == 3, TURNS);
+
+        /* Paused when its poll request has just completed. */
+        check_quiet(&rig);
+        park(&rig, 1);
+        rig_write(client, "y", 1);
+        ck_assert_int_eq(berth_conn_credit(conn, 0), 0);
+        turn_some(&rig, 5);
+        ck_assert_uint_eq(record.datas, 3);
+        ck_assert_int_eq(berth_conn_credit(conn, BERTH_CREDIT_UNLIMITED), 0);
+        RIG_UNTIL(&rig, record.datas == 4, TURNS);
         ck_assert_int_eq(close(client), 0);
         RIG_UNTIL(&rig, strchr(record.events, 'e') != NULL, TURNS);
         (void)berth_conn_close(conn);

@@ -490,9 +490,6 @@ show_the_living(void)
     (void)fflush(stdout);
 }
 
-/** Of all rounds on one engine. */
-static uint64_t demotions;
-
 static void
 end_round(void)
 {
@@ -522,9 +519,6 @@ run_round(const char *engine)
     }
     end_round();
 }
-
-/** However slow the machine. */
-#define ROUNDS_MIN 4
 
 START_TEST(random_streams)
 {
