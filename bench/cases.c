@@ -16,6 +16,7 @@
     row(waiting)   \
     row(echo)      \
     row(idle)      \
+    row(cancel)    \
     row(receive)   \
     row(send)      \
     row(table)     \

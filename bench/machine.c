@@ -22,6 +22,11 @@
  */
 #define INSIST_NS UINT64_C(500000000)
 
+/** See machine_slab_settle. */
+#define SETTLE_MS 150u
+#define SETTLED_BYTES 65536
+#define SETTLE_TRIES 30u
+
 volatile sig_atomic_t machine_interrupted;
 
 static void
@@ -244,4 +249,35 @@ uint64_t
 machine_slab_bytes(void)
 {
     return meminfo("Slab:");
+}
+
+static uint64_t
+slab_object_bytes(void)
+{
+    uint64_t bytes = 0;
+    char line[512];
+    FILE *file = fopen("/proc/slabinfo", "re");
+    if (file == NULL)
+        return 0;
+    while (fgets(line, sizeof line, file) != NULL) {
+        unsigned long long active, objects, size;
+        if (sscanf(line, "%*s %llu %llu %llu", &active, &objects, &size) == 3)
+            bytes += active * size;
+    }
+    fclose(file);
+    return bytes;
+}
+
+uint64_t
+machine_slab_settle(void)
+{
+    int64_t before, now = (int64_t)slab_object_bytes();
+    unsigned tries = 0;
+    do {
+        before = now;
+        machine_sleep_ms(SETTLE_MS);
+        now = (int64_t)slab_object_bytes();
+    } while ((now - before > SETTLED_BYTES || before - now > SETTLED_BYTES) &&
+             ++tries < SETTLE_TRIES && !machine_interrupted);
+    return (uint64_t)now;
 }

@@ -38,6 +38,7 @@ struct server_counters {
     uint64_t received_bytes; /**< or SERVER_COUNT_UNKNOWN */
     uint64_t conns;          /**< open now; or SERVER_COUNT_UNKNOWN */
     uint64_t enobufs;        /**< receives that found no buffer; or SERVER_COUNT_UNKNOWN */
+    uint64_t parked;         /**< connections of berth's loop that it has parked */
     int64_t buffers_held;    /**< pool buffers neither free nor posted; -1: has no pool */
     double copies_received;  /**< copies per byte from the ledger; negative: keeps none */
     double copies_sent;
@@ -50,10 +51,11 @@ struct server_counters {
 
 enum server_state { SERVER_STARTING = 0, SERVER_READY, SERVER_FAILED };
 
-/** The shared page. `asked` and `stop` are written by the measurer, the rest by the server. */
+/** The shared page. The measurer writes `asked`, `stop` and `park`, the server the rest. */
 struct server_control {
     _Atomic uint32_t asked;
     _Atomic uint32_t stop;
+    _Atomic uint32_t park; /**< nonzero: park all connections now, where that means something */
     _Alignas(64) _Atomic uint32_t answered;
     _Atomic uint32_t state; /**< enum server_state */
     uint32_t cpu_shared;    /**< the server could not be bound to its CPU: -errno, or 0 */

@@ -48,6 +48,7 @@ counters_fill(struct berth_loop *loop, struct server_counters *counters)
     counters->received_bytes = stats.received_bytes;
     counters->conns = berth_loop_conns(loop);
     counters->enobufs = stats.enobufs;
+    counters->parked = stats.demotions - stats.promotions; /* none of those has closed */
     counters->buffers_held = (int64_t)outstanding - posted;
     counters->copies_received = berth_copy_factor(&copies, BERTH_COPY_RECEIVE);
     counters->copies_sent = berth_copy_factor(&copies, BERTH_COPY_SEND);
@@ -87,6 +88,8 @@ server_berth_serve(struct server_control *control, const struct server_kind *kin
     if (error == 0)
         server_ready(control, port);
     while (error >= 0 && server_running(control)) {
+        if (atomic_exchange_explicit(&control->park, 0, memory_order_relaxed) != 0)
+            berth_loop_park_idle(loop, 0);
         if (server_asked(control)) {
             struct server_counters counters;
             counters_fill(loop, &counters);
