@@ -219,7 +219,7 @@ report_print(struct berth_loop *loop)
         "sends_short",   "rearms",       "enobufs",       "starved",      "fairness_stops",
         "refused_limit", "refused_open", "accept_errors", "send_refused", "pauses",
         "stale",         "overflows",    "zombies",       "lanes",        "demotions",
-        "promotions"};
+        "promotions",    "posts",        "wakes",         "detached"};
     static const char *const copies_names[] = {
         "received",         "received_kernel",      "received_pullup",
         "received_compact", "received_application", "sent",

@@ -12,7 +12,11 @@
  * is what berth_loop_explain says.
  *
  * Threads: a loop, its connections, its table and its pool belong to the thread that runs it.
- * berth_loop_stop may come from any thread and from a signal handler. Run one loop per thread.
+ * berth_loop_stop may come from any thread and from a signal handler; other things cross by way of
+ * berth/loop_cross.h. Run one loop per thread.
+ *
+ * A child of fork(2) cannot use its parent's loops: what names a loop returns -ECHILD there, and
+ * what names a connection -EINVAL or NULL. It can make loops of its own.
  *
  * Callbacks: each may close, abort, pause or send on any connection of the loop, its own included.
  * A connection pointer is valid until its close callback has returned; across turns keep a token
@@ -115,7 +119,7 @@ struct berth_loop_options {
     const char *engine;  /**< "auto", "uring", "epoll" or "poll". BERTH_ENGINE in the environment
                               overrides "auto" and NULL */
     uint32_t conns_max;  /**< descriptors below this number can be connections: see slots_max */
-    uint32_t cold_bytes; /**< of your own cold record per connection: berth_conn_cold; 0 to 3,904 */
+    uint32_t cold_bytes; /**< of your own cold record per connection: berth_conn_cold; 0 to 3,840 */
     uint32_t receive_buffers; /**< 4 KiB buffers posted to the kernel at most (uring): 16 to 32,768,
                                  rounded up to a power of two; default 4,096. 256 are posted to
                                  begin with, twice as many whenever a receive found none */
@@ -136,6 +140,8 @@ struct berth_loop_options {
                                  cost less memory of the kernel: 0 (never), or 1,000 to
                                  3,600,000; default 10,000. See berth_loop_park_idle */
     int keep_receiving;     /**< nonzero: do not pause by itself at send_high_bytes */
+    int reuse_port; /**< nonzero: listeners share their TCP address with those of other loops that
+                         say so too (SO_REUSEPORT): one loop per thread, and the kernel deals */
     const struct berth_pool_options *pool; /**< NULL: the defaults */
     enum berth_huge_pages huge_pages;      /**< of the table */
 };
@@ -161,6 +167,7 @@ berth_loop_options_init(struct berth_loop_options *options)
     options->direct_descriptors = 0;
     options->idle_park_ms = 10000;
     options->keep_receiving = 0;
+    options->reuse_port = 0;
     options->pool = NULL;
     options->huge_pages = BERTH_HUGE_AUTO;
 }
@@ -199,7 +206,7 @@ BERTH_API int berth_loop_turn(struct berth_loop *loop, int timeout_ms);
 
 /**
  * Makes berth_loop_run return after the current turn, or at once if it is not running now. Any
- * thread; also from a signal handler (it makes one write(2)). Returns 0 or -EINVAL.
+ * thread; also from a signal handler (it makes one write(2)). Returns 0, -EINVAL or -ECHILD.
  */
 BERTH_API int berth_loop_stop(struct berth_loop *loop);
 

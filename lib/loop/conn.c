@@ -229,6 +229,8 @@ conn_eof(struct berth_loop *loop, struct berth_slot *slot)
 {
     if (slot->state & (CONN_EOF | CONN_FAILED) || slot->flags & BERTH_SLOT_CLOSING)
         return;
+    if (conn_leaving(loop, slot))
+        return; /* whoever has the socket next finds it there */
     slot->state |= CONN_EOF | CONN_TODO;
     loop->current = slot;
     if (!(slot->state & CONN_OPENED) || slot->state & CONN_CLOSE_WANTED)
@@ -274,6 +276,10 @@ call_close(struct berth_loop *loop, struct berth_slot *slot)
     const int owed = (slot->state & (CONN_OPENED | CONN_CONNECTING)) != 0;
     slot->state &= ~(uint32_t)(CONN_OPENED | CONN_CONNECTING);
     const struct berth_handlers *handlers = conn_handlers(loop, slot);
+    if (conn_leaving(loop, slot)) {
+        const int why = slot->state & CONN_FAILED ? slot_cold(loop, slot)->reason : 0;
+        handover_tell(loop, slot, why < 0 ? why : -ECANCELED);
+    }
     if (!owed || handlers->close == NULL)
         return;
     const int reason = slot->state & CONN_FAILED ? slot_cold(loop, slot)->reason : 0;
@@ -287,6 +293,13 @@ finish(struct berth_loop *loop, struct berth_slot *slot)
     BERTH_ASSERT(slot->in_flight == 0);
     closing_list_leave(loop, slot);
     send_clear(loop, slot);
+    if (conn_leaving(loop, slot) && !(slot->state & (CONN_CLOSE_WANTED | CONN_FAILED))) {
+        loop->engine->forget(loop, slot);
+        loop->stats.detached++;
+        handover_tell(loop, slot, slot_cold(loop, slot)->leaving_fd);
+        conn_discard(loop, slot, 0);
+        return;
+    }
     call_close(loop, slot);
     loop->engine->forget(loop, slot);
     if (slot_kind(slot) == KIND_CONN) {
@@ -440,6 +453,21 @@ check_receive(struct berth_loop *loop, struct berth_slot *slot)
     }
 }
 
+/** One that is leaving goes when the kernel has nothing of it; then it is beyond every call. */
+static void
+check_leaving(struct berth_loop *loop, struct berth_slot *slot)
+{
+    const uint32_t busy = CONN_RECEIVING | CONN_SENDING;
+    if (slot->buffer != 0 || slot->in_flight != 0 || !conn_leaving(loop, slot) ||
+        (slot->state & (CONN_OPENED | busy)) != CONN_OPENED)
+        return;
+    const int fd = handover_prepare(loop, slot);
+    if (fd < 0)
+        conn_failed(loop, slot, fd);
+    else
+        slot->flags |= BERTH_SLOT_CLOSING;
+}
+
 static int
 is_over(const struct berth_slot *slot)
 {
@@ -469,6 +497,8 @@ progress_step(struct berth_loop *loop, struct berth_slot *slot)
     if (slot->state & CONN_CLOSE_WANTED)
         closing_list_enter(loop, slot);
     check_receive(loop, slot);
+    if (BERTH_UNLIKELY(slot->state & CONN_CREDIT))
+        check_leaving(loop, slot);
 }
 
 void

@@ -73,6 +73,8 @@ berth_conn_credit(struct berth_conn *conn, size_t bytes)
         return -EPIPE;
     struct berth_loop *loop = slot_loop(slot);
     const int could_receive = conn_may_receive(loop, slot);
+    if (conn_leaving(loop, slot))
+        return -EALREADY;
     if (bytes == BERTH_CREDIT_UNLIMITED) {
         slot->state &= ~(uint32_t)CONN_CREDIT;
     } else {

@@ -81,6 +81,18 @@ struct engine {
     int (*direct_shutdown)(struct berth_loop *loop, struct berth_slot *slot, int how);
     void (*direct_close)(struct berth_loop *loop, int index);
 
+    /**
+     * A descriptor that is readable when a turn would report something, or -errno. Readable again
+     * after what has been looked at and left.
+     */
+    int (*nest)(struct berth_loop *loop);
+
+    /**
+     * With such a descriptor, behind each turn: hands everything to the kernel, without waiting.
+     * Nonzero if there is something to do at once that the descriptor does not tell of.
+     */
+    int (*rest)(struct berth_loop *loop);
+
     /** Appends lines about itself; as snprintf. */
     int (*explain)(const struct berth_loop *loop, char *text, size_t size);
 };

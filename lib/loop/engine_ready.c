@@ -366,6 +366,21 @@ ready_forget(struct berth_loop *loop, struct berth_slot *slot)
     park(loop, slot);
 }
 
+/** A poller whose set the kernel keeps has a descriptor that says what a wait would find. */
+static int
+ready_nest(struct berth_loop *loop)
+{
+    struct poller *poller = state_of(loop)->poller;
+    return poller->interface->descriptor(poller);
+}
+
+static int
+ready_rest(struct berth_loop *loop)
+{
+    (void)loop;
+    return 0; /* nothing is ever kept back from the kernel, and what is left stays ready */
+}
+
 /* ---- life ----------------------------------------------------------------------------------- */
 
 static int
@@ -444,7 +459,7 @@ ready_explain(const struct berth_loop *loop, char *text, size_t size)
         .accept_stop = ready_accept_stop, .receive_start = ready_receive_start,                    \
         .receive_stop = ready_receive_stop, .send = ready_send,                                    \
         .connect_wait = ready_connect_wait, .cancel = ready_cancel, .forget = ready_forget,        \
-        .explain = ready_explain                                                                   \
+        .nest = ready_nest, .rest = ready_rest, .explain = ready_explain                           \
     }
 
 const struct engine berth_engine_epoll = READY_ENGINE("epoll", create_epoll);

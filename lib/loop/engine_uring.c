@@ -37,6 +37,15 @@ free_gathers(struct uring_engine *state)
 }
 
 void
+uring_run_work(struct berth_loop *loop)
+{
+    struct uring_engine *state = uring_state(loop);
+    (void)sys_uring_run(&state->ring);
+    loop->stats.syscalls++;
+    free_gathers(state);
+}
+
+void
 uring_submit(struct berth_loop *loop)
 {
     struct uring_engine *state = uring_state(loop);
@@ -443,5 +452,7 @@ const struct engine berth_engine_uring = {
     .direct_install = uring_direct_install,
     .direct_shutdown = uring_direct_shutdown,
     .direct_close = uring_direct_close,
+    .nest = uring_nest,
+    .rest = uring_rest,
     .explain = uring_explain,
 };

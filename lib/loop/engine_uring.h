@@ -5,6 +5,7 @@
  *   engine_uring_receive.c  the same for receives
  *   engine_uring_lane.c     rings of buffers that bulk connections have to themselves
  *   engine_uring_park.c     what idle connections have in place of a receive
+ *   engine_uring_nested.c   a descriptor for another loop
  *   engine_uring_setup.c    the ring itself, and the buffers in it
  *   engine_uring_direct.c   direct descriptors: the ring's own table of files
  *
@@ -115,6 +116,7 @@ struct uring_engine {
     char proof;           /**< what looking for errors reads, which nobody wants to know */
     uint32_t files;       /**< places in the table of direct descriptors; 0: there is none */
     uint32_t files_taken; /**< of those, before the ring was enabled: the lowest */
+    int event_fd;         /**< -1: nobody else waits for the ring */
     struct gather gathers[GATHERS_MAX];
 };
 
@@ -258,6 +260,14 @@ int uring_ring_grows(const struct berth_loop *loop);
 
 /** Shows the kernel what was given. */
 void uring_publish_buffers(struct uring_engine *state);
+
+/* ---- inside another loop: engine_uring_nested.c ---------------------------------------------- */
+
+/** Submits, and runs the work that has come, without waiting: engine_uring.c. */
+void uring_run_work(struct berth_loop *loop);
+
+int uring_nest(struct berth_loop *loop);
+int uring_rest(struct berth_loop *loop);
 
 int uring_create(struct berth_loop *loop, char *why, size_t why_size);
 void uring_destroy(struct berth_loop *loop);

@@ -6,6 +6,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#define BERTH_SYS_FILE
 #define BERTH_SYS_URING
 #include "loop/engine_uring.h"
 
@@ -97,6 +98,8 @@ uring_destroy(struct berth_loop *loop)
     uring_direct_destroy(loop);
     (void)sys_uring_exit(&state->ring);
     uring_lanes_destroy(loop);
+    if (state->event_fd >= 0)
+        (void)sys_close(state->event_fd);
     for (uint32_t id = 0; state->by_id != NULL && id < state->buffer_count; id++)
         if (state->by_id[id].data != NULL)
             (void)berth_pool_unpost(loop->pool, state->by_id[id].buffer);
@@ -176,6 +179,7 @@ uring_create(struct berth_loop *loop, char *why, size_t why_size)
     (void)snprintf(why, why_size, "io_uring_setup");
     if (state == NULL)
         return -ENOMEM;
+    state->event_fd = -1;
     int error = init_ring(loop, state);
     if (error) {
         free(state);

@@ -83,23 +83,28 @@ remove_stale_path(const struct address *address)
 }
 
 /** Options that accepted sockets inherit, so that no newcomer costs a system call. */
-static void
-set_options(int fd, const struct address *address)
+static int
+set_options(const struct berth_loop *loop, int fd, const struct address *address)
 {
     const int on = 1, off = 0;
     if (address->to.base.sa_family == AF_UNIX)
-        return;
+        return 0;
     (void)sys_setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     (void)sys_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     if (address->to.base.sa_family == AF_INET6)
         (void)sys_setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
+    return loop->options.reuse_port
+               ? (int)sys_setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on))
+               : 0;
 }
 
 static int
-bind_and_listen(int fd, const struct address *address)
+bind_and_listen(const struct berth_loop *loop, int fd, const struct address *address)
 {
-    set_options(fd, address);
-    intptr_t error = sys_bind(fd, &address->to.base, address->length);
+    intptr_t error = set_options(loop, fd, address);
+    if (error < 0)
+        return (int)error;
+    error = sys_bind(fd, &address->to.base, address->length);
     if (error == -EADDRINUSE && is_path(address)) {
         error = remove_stale_path(address);
         if (error == 0)
@@ -119,7 +124,7 @@ open_listener(const struct berth_loop *loop, struct address *address)
     const int fd = (int)sys_socket(address->to.base.sa_family, type, 0);
     if (fd < 0)
         return fd;
-    int error = bind_and_listen(fd, address);
+    int error = bind_and_listen(loop, fd, address);
     if (error == 0 && address->to.base.sa_family != AF_UNIX) {
         address->length = sizeof(address->to);
         error = (int)sys_getsockname(fd, &address->to.base, &address->length);
@@ -140,6 +145,8 @@ berth_listen(struct berth_loop *loop, const char *text, const struct berth_handl
         return -EINVAL;
     if (loop->drain.state != DRAIN_NOT)
         return -ESHUTDOWN;
+    if (loop_is_child(loop))
+        return -ECHILD;
     struct berth_listener *listener = (struct berth_listener *)calloc(1, sizeof(*listener));
     if (listener == NULL)
         return -ENOMEM;
@@ -167,6 +174,7 @@ berth_listen(struct berth_loop *loop, const char *text, const struct berth_handl
         berth_listener_close(listener);
         return error;
     }
+    loop_due(loop);
     if (result != NULL)
         *result = listener;
     return 0;
@@ -176,6 +184,8 @@ berth_listen(struct berth_loop *loop, const char *text, const struct berth_handl
 static void
 stop_listening(struct berth_listener *listener)
 {
+    if (listener == NULL || loop_is_child(listener->loop))
+        return; /* a child must not remove its parent's socket file either */
     struct berth_loop *loop = listener->loop;
     struct berth_slot *slot = berth_table_find(loop->table, listener->token);
     BERTH_ASSERT(slot != NULL);
@@ -191,8 +201,8 @@ stop_listening(struct berth_listener *listener)
 void
 berth_listener_close(struct berth_listener *listener)
 {
-    if (listener == NULL)
-        return;
+    if (listener == NULL || loop_is_child(listener->loop))
+        return; /* a child must not remove its parent's socket file either */
     if (listener->stopped) {
         struct berth_listener **at = &listener->loop->stopped;
         while (*at != listener)
@@ -334,10 +344,9 @@ listener_tick(struct berth_loop *loop)
 
 /* ---- connecting and adopting ---------------------------------------------------------------- */
 
-/** A slot whose handlers are its own. */
-static int
-create_own(struct berth_loop *loop, int fd, uint32_t state, const struct berth_handlers *handlers,
-           void *ctx, struct berth_slot **slot)
+int
+conn_create_own(struct berth_loop *loop, int fd, uint32_t state,
+                const struct berth_handlers *handlers, void *ctx, struct berth_slot **slot)
 {
     const int error = create_keeping(loop, fd, CLASS_OWN, state, slot);
     if (error)
@@ -348,15 +357,15 @@ create_own(struct berth_loop *loop, int fd, uint32_t state, const struct berth_h
     return 0;
 }
 
-/** Sets or clears O_NONBLOCK. */
-static int
-set_nonblocking(int fd, int on)
+int
+descriptor_set_nonblocking(int fd, int on)
 {
     const intptr_t flags = sys_fcntl(fd, F_GETFL, 0);
     if (flags < 0)
         return (int)flags;
     const int wanted = on ? (int)flags | O_NONBLOCK : (int)flags & ~O_NONBLOCK;
-    return wanted == (int)flags ? 0 : (int)sys_fcntl(fd, F_SETFL, wanted);
+    const intptr_t error = wanted == (int)flags ? 0 : sys_fcntl(fd, F_SETFL, wanted);
+    return error < 0 ? (int)error : ((int)flags & O_NONBLOCK) != 0;
 }
 
 int
@@ -368,6 +377,8 @@ berth_connect(struct berth_loop *loop, const char *text, const struct berth_hand
         return -EINVAL;
     if (loop->drain.state == DRAIN_OVER)
         return -ESHUTDOWN;
+    if (loop_is_child(loop))
+        return -ECHILD;
     const int fd =
         (int)sys_socket(address.to.base.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
@@ -378,11 +389,13 @@ berth_connect(struct berth_loop *loop, const char *text, const struct berth_hand
     int error = (int)sys_connect(fd, &address.to.base, address.length);
     if (error == -EINPROGRESS)
         error = 0;
-    if (error == 0)
-        error = set_nonblocking(fd, 0); /* every operation says by itself whether it may wait */
+    if (error == 0) /* every operation says by itself whether it may wait */
+        error = descriptor_set_nonblocking(fd, 0);
+    if (error > 0)
+        error = 0;
     struct berth_slot *slot = NULL;
     if (error == 0)
-        error = create_own(loop, fd, CONN_CONNECTING, handlers, ctx, &slot);
+        error = conn_create_own(loop, fd, CONN_CONNECTING, handlers, ctx, &slot);
     if (error) {
         (void)sys_close(fd);
         return error;
@@ -394,6 +407,7 @@ berth_connect(struct berth_loop *loop, const char *text, const struct berth_hand
     }
     if (loop->options.connect_timeout_ms != 0)
         timeouts_set(loop, slot, BERTH_TIMEOUT_CONNECT, loop->options.connect_timeout_ms);
+    loop_due(loop);
     if (token != NULL)
         *token = berth_slot_token(slot, 0);
     return 0;
@@ -421,6 +435,8 @@ berth_adopt(struct berth_loop *loop, int fd, const struct berth_handlers *handle
 {
     if (loop == NULL || handlers == NULL)
         return -EINVAL;
+    if (loop_is_child(loop))
+        return -ECHILD;
     if (fd < 0)
         return -EBADF;
     if (loop->drain.state == DRAIN_OVER)
@@ -428,15 +444,16 @@ berth_adopt(struct berth_loop *loop, int fd, const struct berth_handlers *handle
     int error = check_stream(fd);
     struct berth_slot *slot = NULL;
     if (error == 0)
-        error = create_own(loop, fd, CONN_OPEN_DUE, handlers, ctx, &slot);
+        error = conn_create_own(loop, fd, CONN_OPEN_DUE, handlers, ctx, &slot);
     if (error)
         return error;
-    error = set_nonblocking(fd, 0);
-    if (error) {
+    error = descriptor_set_nonblocking(fd, 0);
+    if (error < 0) {
         conn_discard(loop, slot, 0);
         return error;
     }
     descriptor_drop(loop, slot);
+    slot_cold(loop, slot)->was_nonblocking = (uint8_t)error;
     loop->stats.adopted++;
     conn_todo(loop, slot);
     if (token != NULL)

@@ -8,7 +8,7 @@
  */
 #define BERTH_SYS_FILE
 #define BERTH_SYS_MEMORY
-#include "loop/loop_internal.h"
+#include "loop/cross.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -43,6 +43,7 @@ static const struct engine *const engines[] = {
 #define ENGINE_COUNT (sizeof(engines) / sizeof(engines[0]))
 
 struct berth_loop *berth_loops[LOOP_COUNT_MAX];
+_Thread_local struct berth_loop *loop_turning;
 
 /* ---- making one ----------------------------------------------------------------------------- */
 
@@ -100,12 +101,6 @@ create_fork_guard(struct berth_loop *loop)
     return 0;
 }
 
-int
-loop_is_child(const struct berth_loop *loop)
-{
-    return *(volatile unsigned char *)loop->fork_guard == 0;
-}
-
 /** The descriptor that berth_loop_stop writes to, and its slot. */
 static int
 create_wake(struct berth_loop *loop)
@@ -135,7 +130,16 @@ create_table(struct berth_loop *loop)
     table.cold_bytes = CONN_COLD_BYTES + loop->options.cold_bytes;
     table.index_mode = loop->direct ? BERTH_INDEX_DIRECT : BERTH_INDEX_FD;
     table.huge_pages = loop->options.huge_pages;
-    return berth_table_init(loop->table, &table);
+    const int error = berth_table_init(loop->table, &table);
+    if (error)
+        return error;
+#ifdef MADV_WIPEONFORK
+    /* So that a child finds no connection behind any pointer or token, at no cost to its parent. */
+    (void)sys_madvise(loop->table->hot,
+                      berth_table_slots_max(loop->table) * sizeof(struct berth_slot),
+                      MADV_WIPEONFORK);
+#endif
+    return 0;
 }
 
 static int
@@ -240,6 +244,7 @@ close_leftovers(struct berth_loop *loop)
 static void
 destroy_parts(struct berth_loop *loop)
 {
+    nested_close(loop);
     if (loop->engine != NULL)
         loop->engine->destroy(loop);
     if (loop->pool != NULL)
@@ -318,9 +323,11 @@ shorter(int a_ms, int b_ms)
     return b_ms < 0 || a_ms < b_ms ? a_ms : b_ms;
 }
 
-static int
-start(struct berth_loop *loop)
+int
+loop_start(struct berth_loop *loop)
 {
+    if (loop->started)
+        return 0;
     berth_pool_adopt(loop->pool);
     int error = loop->engine->start(loop);
     if (error)
@@ -331,11 +338,10 @@ start(struct berth_loop *loop)
     return error;
 }
 
+/** How long may be waited, at most timeout_ms: until something is due that no event tells of. */
 static int
-turn(struct berth_loop *loop, int timeout_ms)
+wait_ms(struct berth_loop *loop, int timeout_ms)
 {
-    if (loop->todo_count > 0)
-        timeout_ms = 0;
     if (loop->starved.count > 0)
         timeout_ms = shorter(timeout_ms, STARVED_TICK_MS);
     timeout_ms = shorter(timeout_ms, conn_closing_tick(loop));
@@ -343,15 +349,23 @@ turn(struct berth_loop *loop, int timeout_ms)
     timeout_ms = shorter(timeout_ms, timers_wait_ms(loop));
     timeout_ms = shorter(timeout_ms, idle_tick(loop));
     timeout_ms = shorter(timeout_ms, WAIT_MS_MAX);
-    if (loop->todo_count > 0)
-        timeout_ms = 0;
+    return loop->todo_count > 0 || posts_pending(loop) ? 0 : timeout_ms;
+}
 
+static int
+turn(struct berth_loop *loop, int timeout_ms)
+{
+    timeout_ms = wait_ms(loop, loop->todo_count > 0 ? 0 : timeout_ms);
     loop->stats.turns++;
     const int handled = loop->engine->turn(loop, timeout_ms);
     loop->current = NULL;
     unsigned more = timers_run(loop);
     if (more > 0)
         send_batch(loop); /* before anybody it sends for can be gone */
+    if (BERTH_UNLIKELY(__atomic_load_n(&loop->signals_came, __ATOMIC_RELAXED) != 0))
+        more += signals_run(loop);
+    if (BERTH_UNLIKELY(posts_pending(loop)))
+        more += posts_run(loop);
     more += conn_run_todo(loop);
     (void)berth_pool_turn(loop->pool);
     if (loop->starved.count > 0)
@@ -359,6 +373,16 @@ turn(struct berth_loop *loop, int timeout_ms)
     send_batch(loop);
     receive_turn_over(loop);
     return handled < 0 ? handled : handled + (int)more;
+}
+
+void
+loop_rest(struct berth_loop *loop)
+{
+    if (loop->in_turn)
+        return; /* the turn ends with it */
+    loop->in_turn = 1;
+    nested_rest(loop, wait_ms(loop, -1));
+    loop->in_turn = 0;
 }
 
 int
@@ -370,16 +394,20 @@ berth_loop_turn(struct berth_loop *loop, int timeout_ms)
         return -ECHILD;
     if (loop->in_turn)
         return -EBUSY;
-    if (!loop->started) {
-        const int error = start(loop);
-        if (error)
-            return error;
-    }
+    const int error = loop_start(loop);
+    if (error)
+        return error;
+    struct berth_loop *outer = loop_turning;
+    loop_turning = loop;
     loop->in_turn = 1;
     loop->now_fresh = 0;
+    loop->resting = 0;
     const int handled = turn(loop, timeout_ms);
+    if (BERTH_UNLIKELY(loop->nested != NULL))
+        nested_rest(loop, wait_ms(loop, -1));
     loop->in_turn = 0;
     loop->now_fresh = 0;
+    loop_turning = outer;
     return handled;
 }
 
@@ -397,25 +425,15 @@ berth_loop_run(struct berth_loop *loop)
     return handled;
 }
 
-int
-berth_loop_stop(struct berth_loop *loop)
-{
-    if (loop == NULL)
-        return -EINVAL;
-    const int saved = errno; /* a signal handler must leave it as it was */
-    const uint64_t one = 1;
-    __atomic_store_n(&loop->stop, 1, __ATOMIC_RELEASE);
-    (void)sys_write(loop->wake_fd, &one, sizeof(one));
-    errno = saved;
-    return 0;
-}
-
 /** Turns until every connection is gone, or the kernel has had its time. */
 static void
 close_everything(struct berth_loop *loop)
 {
     const uint64_t deadline_ms = loop_now_ms() + DESTROY_WAIT_MS;
     unsigned failures = 0;
+    loop->in_turn = 1; /* nor may what was posted turn */
+    posts_close(loop);
+    loop->in_turn = 0;
     listener_close_all(loop);
     conn_fail_all(loop);
     /* One slot is the wake-up descriptor's. */
@@ -436,8 +454,10 @@ berth_loop_destroy(struct berth_loop *loop)
         return -ECHILD;
     if (loop->in_turn)
         return -EBUSY;
+    signals_close(loop);
     timers_forget(loop);
     close_everything(loop);
+    posts_settle(loop);
     timers_forget(loop); /* those too that a close callback has started */
     destroy_parts(loop);
     return 0;
@@ -488,8 +508,10 @@ berth_loop_conns(const struct berth_loop *loop)
 void
 berth_loop_stats_get(const struct berth_loop *loop, struct berth_loop_stats *stats)
 {
-    if (loop != NULL && stats != NULL)
-        *stats = loop->stats;
+    if (loop == NULL || stats == NULL)
+        return;
+    *stats = loop->stats;
+    stats->wakes = __atomic_load_n(&loop->mailbox.wakes, __ATOMIC_RELAXED);
 }
 
 void

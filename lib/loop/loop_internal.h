@@ -12,11 +12,13 @@
 #define BERTH_LOOP_INTERNAL_H
 
 #include "berth/loop.h"
+#include "berth/loop_cross.h"
 
 #include "loop/address.h"
 #include "loop/engine.h"
 #include "loop/timeouts.h"
 #include "loop/timers.h"
+#include "loop/queues.h"
 
 /** The operation byte of a token: which completion of a connection this is. */
 enum loop_op {
@@ -119,11 +121,15 @@ struct conn_cold {
     uint32_t bulk_score; /**< how often that happened in a row */
     uint32_t lane;       /**< 1 + number of its own ring of buffers, 0: none */
     struct conn_timeouts timeouts;
-    int32_t kept_fd; /**< 1 + the descriptor beside the direct one; 0: none */
-    unsigned char unused[20];
+    int32_t kept_fd;            /**< 1 + the descriptor beside the direct one; 0: none */
+    uint8_t was_nonblocking;    /**< O_NONBLOCK was set when it was adopted */
+    berth_detached_fn detached; /**< the connection is leaving (with CONN_CREDIT): whom to tell */
+    void *detached_arg;
+    int32_t leaving_fd; /**< it can go, with this */
+    unsigned char unused[56];
 };
-#define CONN_COLD_BYTES 192
-BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "three cache lines");
+#define CONN_COLD_BYTES 256
+BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "four cache lines");
 
 /** Who serves the connections of a class: a listener's, or (class 0) each connection's own. */
 struct conn_class {
@@ -135,46 +141,8 @@ struct conn_class {
 #define CLASS_OWN 0
 #define CLASS_COUNT_MAX 256
 
-/** Send-queue nodes: an array, linked by index. Node 0 is never used. */
-struct send_node {
-    struct berth_lease lease; /**< what is left to send */
-    uint32_t next;
-    uint32_t tail;      /**< head only: the last node */
-    uint32_t bytes;     /**< head only: of the whole queue */
-    uint16_t room;      /**< bytes free behind the lease, in a buffer that is the queue's alone */
-    uint16_t in_flight; /**< head only: nodes the kernel is reading */
-};
-BERTH_STATIC_ASSERT(sizeof(struct send_node) == 32, "two to a cache line");
-
-struct send_nodes {
-    struct send_node *at;
-    uint32_t free_head;
-    uint32_t fresh;     /**< the lowest never used */
-    uint32_t committed; /**< nodes in writable memory */
-    uint32_t max;
-};
-
-/** A posted pool buffer. */
-struct receive_buffer {
-    void *data;
-    uint32_t buffer;
-};
-
-/**
- * Engines that send at once receive for up to this many connections, then send for all of them: the
- * kernel's receive path and its send path each stay in the instruction cache for a while.
- * What is known of the gain: docs/design/loop.md.
- */
-#define BATCH_MAX 64
-
-/** What such a batch holds on to until its sends are done. */
-struct batch {
-    struct berth_slot *flush[BATCH_MAX];      /**< have something queued to send */
-    struct berth_span lent[BATCH_MAX];        /**< still being sent from, without a reference */
-    struct receive_buffer at_hand[BATCH_MAX]; /**< posted, to read into next: the warmest last */
-    uint32_t flush_count, lent_count, at_hand_count;
-    uint64_t receives_before; /**< loop->stats.receives when the last turn was over */
-};
+struct loop_signals;
+struct nested;
 
 /** A loop that goes out of service: drain.c. */
 struct drain {
@@ -207,6 +175,7 @@ struct berth_loop {
 
     uint32_t todo_head, todo_tail; /**< 1 + index, through slot->queue */
     uint32_t todo_count;
+    int resting;               /**< another loop waits for this one: see loop_due */
     struct conn_list starved;  /**< first come, first served */
     struct conn_list draining; /**< to be closed when their queue is sent; oldest first */
     struct conn_list closing;  /**< waiting for the kernel to let go; oldest first */
@@ -237,6 +206,11 @@ struct berth_loop {
     char refusals[512]; /**< why other engines were not taken */
     char direct_refusal[128];
     struct timer_wheel timers;
+
+    struct mailbox mailbox;
+    uint64_t signals_came;        /**< atomic: a bit each, the lowest for signal 1 */
+    struct loop_signals *signals; /**< NULL: none was ever watched */
+    struct nested *nested;        /**< NULL: nobody asked for a descriptor */
 };
 
 /** One listener; its slot's class is its own. */
@@ -339,8 +313,32 @@ loop_has_waited(struct berth_loop *loop)
 {
     loop->now_fresh = 0;
 }
-/** Whether this is a child of fork(2), in which its parent's loop must not be touched. */
-int loop_is_child(const struct berth_loop *loop);
+
+/** Whether this is a child of fork(2), which must not touch its parent's loop. Any thread. */
+static inline int
+loop_is_child(const struct berth_loop *loop)
+{
+    return *(const volatile unsigned char *)loop->fork_guard == 0;
+}
+
+/** Something became due between turns: another loop that waits for this one must hear of it. */
+void nested_due(struct berth_loop *loop);
+
+static inline void
+loop_due(struct berth_loop *loop)
+{
+    if (BERTH_UNLIKELY(loop->resting))
+        nested_due(loop);
+}
+
+/** Starts the engine on the thread that runs the loop, if it has not been. 0 or -errno. */
+int loop_start(struct berth_loop *loop);
+
+/** Between turns: sees to it that the loop's descriptor tells of what is due. */
+void loop_rest(struct berth_loop *loop);
+
+/** Sets or clears O_NONBLOCK. 1 if it was set before, 0 if not, or -errno. */
+int descriptor_set_nonblocking(int fd, int on);
 
 /* ---- conn.c: what happens to connections ---------------------------------------------------- */
 
@@ -360,6 +358,7 @@ conn_todo(struct berth_loop *loop, struct berth_slot *slot)
         loop->todo_head = slot->index + 1;
     loop->todo_tail = slot->index + 1;
     loop->todo_count++;
+    loop_due(loop);
 }
 
 /** Does whatever the state of the connection calls for. It may be gone afterwards. */
@@ -413,6 +412,19 @@ conn_may_receive(const struct berth_loop *loop, const struct berth_slot *slot)
     return BERTH_LIKELY(!(slot->state & CONN_CREDIT)) || slot_cold(loop, slot)->credit > 0;
 }
 
+/** Whether the connection is on its way out of the loop: no bit of its own, as it is rare. */
+static inline int
+conn_leaving(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    return BERTH_UNLIKELY(slot->state & CONN_CREDIT) && slot_cold(loop, slot)->detached != NULL;
+}
+
+/** Makes leaving_fd of the cold record; -errno if there is no descriptor to be had. */
+int handover_prepare(struct berth_loop *loop, struct berth_slot *slot);
+
+/** Tells whoever asked that it has left, or (fd is -errno) why not. Once. */
+void handover_tell(struct berth_loop *loop, struct berth_slot *slot, int fd);
+
 /** Reports to the loop. Each is one event; the engine calls conn_after_event behind the last one.
  */
 void conn_deliver(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *spans,
@@ -456,6 +468,10 @@ unsigned receive_starved(struct berth_loop *loop);
  */
 int conn_create(struct berth_loop *loop, int index, uint8_t class_id, uint32_t state,
                 struct berth_slot **slot);
+
+/** The same for a connection whose handlers are its own. */
+int conn_create_own(struct berth_loop *loop, int fd, uint32_t state,
+                    const struct berth_handlers *handlers, void *ctx, struct berth_slot **slot);
 
 /** Undoes conn_create for one that never opened, and closes the descriptor if asked to. */
 void conn_discard(struct berth_loop *loop, struct berth_slot *slot, int close_fd);

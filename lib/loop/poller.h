@@ -60,6 +60,8 @@ struct poller_interface {
     int (*wait)(struct poller *poller, int timeout_ms, struct poller_ready *ready, uint32_t count);
     /** An event came for a slot that is gone: get rid of its registration. */
     void (*stale)(struct poller *poller, berth_token token);
+    /** A descriptor that is readable when a wait would find something, or -EOPNOTSUPP. */
+    int (*descriptor)(const struct poller *poller);
 };
 
 extern const struct poller_interface berth_poller_epoll;

@@ -161,6 +161,12 @@ poller_stale(struct poller *base, berth_token token)
         rebuild(poller);
 }
 
+static int
+poller_descriptor(const struct poller *base)
+{
+    return ((const struct epoll_poller *)(const void *)base)->set;
+}
+
 const struct poller_interface berth_poller_epoll = {
     .name = "epoll",
     .create = poller_create,
@@ -170,4 +176,5 @@ const struct poller_interface berth_poller_epoll = {
     .remove = poller_remove,
     .wait = poller_wait,
     .stale = poller_stale,
+    .descriptor = poller_descriptor,
 };

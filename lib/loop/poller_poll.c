@@ -172,6 +172,14 @@ poller_stale(struct poller *base, berth_token token)
     (void)base, (void)token;
 }
 
+/** The set is an array of ours: the kernel sees it only during a wait. */
+static int
+poller_descriptor(const struct poller *base)
+{
+    (void)base;
+    return -EOPNOTSUPP;
+}
+
 const struct poller_interface berth_poller_poll = {
     .name = "poll",
     .create = poller_create,
@@ -181,4 +189,5 @@ const struct poller_interface berth_poller_poll = {
     .remove = poller_remove,
     .wait = poller_wait,
     .stale = poller_stale,
+    .descriptor = poller_descriptor,
 };

@@ -443,7 +443,7 @@ send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
         sent -= head->lease.length;
         pop_head(loop, slot);
     }
-    if (slot->state & CONN_AFTER_SEND)
+    if (slot->state & (CONN_AFTER_SEND | CONN_CREDIT)) /* without credit it may be leaving */
         slot->state |= CONN_TODO;
 }
 

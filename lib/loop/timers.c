@@ -274,11 +274,14 @@ berth_timer_start(struct berth_loop *loop, struct berth_timer *timer, uint32_t d
 {
     if (loop == NULL || timer == NULL || timer->fn == NULL)
         return -EINVAL;
+    if (loop_is_child(loop))
+        return -ECHILD;
     (void)berth_timer_stop(timer);
     /* The clock may be at the very end of its millisecond: one more, and no timer is early. */
     timer->due_ms = loop_time(loop) + delay_ms + (delay_ms != 0);
     timer->repeat_ms = repeat_ms;
     wheel_put(&loop->timers, timer);
+    loop_due(loop);
     return 0;
 }
 

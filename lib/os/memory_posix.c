@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <unistd.h>
 
+#include "os/sanitize.h"
 #include "os/sys.h"
 
 #ifndef MAP_NORESERVE
@@ -66,6 +67,10 @@ berth_memory_reserve(void **memory, size_t size, size_t alignment, const char *n
         return error;
     }
     (void)sys_name_memory((const void *)aligned, size, name);
+#ifdef BERTH_ASAN
+    /* In a child of fork(2) something may have stood here that was poisoned and not inherited. */
+    berth_delivered((const void *)aligned, size);
+#endif
     *memory = (void *)aligned;
     return 0;
 }

@@ -8,7 +8,7 @@
  * A file says which groups it needs before including this one, so that no file sees an interface
  * it has no business with:
  *     BERTH_SYS_MEMORY  BERTH_SYS_FILE  BERTH_SYS_SOCKET  BERTH_SYS_EPOLL  BERTH_SYS_POLL
- *     BERTH_SYS_URING  BERTH_SYS_TIME
+ *     BERTH_SYS_URING  BERTH_SYS_TIME  BERTH_SYS_TIMER  BERTH_SYS_SIGNAL
  * To add a call, add a row to its group:
  *     ROW(name, parameters, arguments, expression that returns -1 and errno, or -errno)
  *
@@ -125,6 +125,17 @@
 #define BERTH_SYS_SOCKET_ROWS(ROW)
 #endif
 
+/* ---- signals -------------------------------------------------------------------------------- */
+
+#ifdef BERTH_SYS_SIGNAL
+#include <signal.h>
+#define BERTH_SYS_SIGNAL_ROWS(ROW)                                                                 \
+    ROW(sigaction, (int signo, const struct sigaction *action, struct sigaction *former),          \
+        (signo, action, former), sigaction(signo, action, former))
+#else
+#define BERTH_SYS_SIGNAL_ROWS(ROW)
+#endif
+
 /* ---- readiness: one group per interface ---------------------------------------------------- */
 
 #ifdef BERTH_SYS_EPOLL
@@ -149,6 +160,16 @@
 #endif
 
 /* ---- time ----------------------------------------------------------------------------------- */
+
+#ifdef BERTH_SYS_TIMER
+#include <sys/timerfd.h>
+#define BERTH_SYS_TIMER_ROWS(ROW)                                                                  \
+    ROW(timerfd_create, (int clock, int flags), (clock, flags), timerfd_create(clock, flags))      \
+    ROW(timerfd_settime, (int fd, int flags, const struct itimerspec *when), (fd, flags, when),    \
+        timerfd_settime(fd, flags, when, NULL))
+#else
+#define BERTH_SYS_TIMER_ROWS(ROW)
+#endif
 
 #ifdef BERTH_SYS_TIME
 #include <time.h>
@@ -219,6 +240,10 @@ berth_uring_op_known(struct io_uring *ring, int op)
         (errno = EPERM, io_uring_unregister_files(ring)))                                          \
     ROW(uring_set_file, (struct io_uring * ring, int index, int fd), (ring, index, fd),            \
         (errno = EPERM, berth_uring_set_file(ring, index, fd)))                                    \
+    ROW(uring_register_eventfd, (struct io_uring * ring, int fd), (ring, fd),                      \
+        (errno = EPERM, io_uring_register_eventfd(ring, fd)))                                      \
+    ROW(uring_run, (struct io_uring * ring), (ring),                                               \
+        (errno = EPERM, io_uring_submit_and_get_events(ring)))                                     \
     ROW(uring_submit, (struct io_uring * ring), (ring), (errno = EPERM, io_uring_submit(ring)))    \
     ROW(uring_wait,                                                                                \
         (struct io_uring * ring, struct io_uring_cqe * *completion, unsigned count,                \
@@ -237,6 +262,8 @@ berth_uring_op_known(struct io_uring *ring, int op)
     BERTH_SYS_SOCKET_ROWS(ROW)                                                                     \
     BERTH_SYS_EPOLL_ROWS(ROW)                                                                      \
     BERTH_SYS_POLL_ROWS(ROW)                                                                       \
+    BERTH_SYS_SIGNAL_ROWS(ROW)                                                                     \
+    BERTH_SYS_TIMER_ROWS(ROW)                                                                      \
     BERTH_SYS_TIME_ROWS(ROW)                                                                       \
     BERTH_SYS_URING_ROWS(ROW)
 

@@ -61,6 +61,7 @@ public_header()
     pool) allow "$path" $standard '<sys/uio.h>' $(own attr cacheline alloc copies stats token) ;;
     timer) allow "$path" $standard $(own attr) ;;
     loop) allow "$path" $standard $(own attr cacheline copies pool stats table timer token) ;;
+    loop_cross) allow "$path" $standard $(own attr loop token) ;;
     *) fail "$path: no rule for this header in tests/build/includes.sh" ;;
     esac
 }

@@ -38,6 +38,7 @@ for source in "$top_srcdir"/lib/core/*.c "$top_srcdir"/lib/loop/*.c \
     *'*'*) ;; # nothing matched
     */engine_uring*.c | */poller_epoll.c) ;;                  # interfaces of Linux alone
     */loop/engine_ready.c | */loop/listen.c | */loop/loop.c) ;; # accept4(2), eventfd(2)
+    */loop/nested.c) ;;                                        # epoll(7), timerfd_create(2)
     *) sources="$sources $source" ;;
     esac
 done

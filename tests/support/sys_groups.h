@@ -10,8 +10,10 @@
 #define BERTH_SYS_FILE
 #define BERTH_SYS_SOCKET
 #define BERTH_SYS_POLL
+#define BERTH_SYS_SIGNAL
 #define BERTH_SYS_TIME
 #ifdef __linux__
+#define BERTH_SYS_TIMER
 #define BERTH_SYS_EPOLL
 #endif
 #ifdef BERTH_HAVE_LIBURING

@@ -1,0 +1,572 @@
+/*
+ * A loop inside another one: it is turned when, and only when, its descriptor is readable. The
+ * timer's harmless tick is taken away here, so that whatever the descriptor does not tell of is
+ * missed for good.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "loop/ways.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/epoll.h>
+
+#include "berth/loop_cross.h"
+#include "support/sys_groups.h"
+
+/** Turns that may come for nothing before the loop must be quiet. */
+#define SPURIOUS_MAX 8
+
+/** No event of these tests takes so long. */
+#define HOST_WAIT_MS 20000
+
+static struct {
+    int set; /**< the host's epoll set */
+    uint64_t turns;
+    unsigned opens, closes;
+    size_t received;
+    int reason;
+    berth_token last;
+} host;
+
+/** The tick of a second is not set. */
+static intptr_t
+settime_without_tick(int fd, int flags, const struct itimerspec *when)
+{
+    const struct itimerspec never = {{0, 0}, {0, 0}};
+    return sys_direct_timerfd_settime(fd, flags, when->it_value.tv_sec > 0 ? &never : when);
+}
+
+static int
+host_open(struct berth_conn *conn, void *ctx)
+{
+    (void)ctx;
+    host.opens++;
+    host.last = berth_conn_token(conn);
+    return 0;
+}
+
+static void
+host_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
+{
+    host.received += bytes;
+    rig_echo(conn, spans, n, bytes);
+}
+
+static void
+host_close(struct berth_conn *conn, int reason)
+{
+    (void)conn;
+    host.closes++;
+    host.reason = reason;
+}
+
+static const struct berth_handlers hosted = {
+    .open = host_open, .data = host_data, .close = host_close};
+
+/** Whether the descriptor is readable within that time. */
+static int
+host_waits(int timeout_ms)
+{
+    struct epoll_event event;
+    int ready;
+    do
+        ready = epoll_wait(host.set, &event, 1, timeout_ms);
+    while (ready < 0 && errno == EINTR);
+    return ready;
+}
+
+/** What a host does, until the condition holds. */
+#define HOST_UNTIL(rig, condition)                                                                 \
+    while (!(condition)) {                                                                         \
+        ck_assert_msg(host_waits(HOST_WAIT_MS) == 1, "nothing tells of: " #condition);             \
+        host.turns++;                                                                              \
+        (void)rig_turn((rig), 0);                                                                  \
+    }
+
+/** It becomes quiet: no spinning. */
+static void
+host_settles(const struct rig *rig)
+{
+    unsigned turns = 0;
+    while (host_waits(0) == 1) {
+        ck_assert_uint_lt(turns++, SPURIOUS_MAX);
+        (void)rig_turn(rig, 0);
+    }
+}
+
+/** 0 if the engine cannot. */
+static int
+host_begin_with(struct rig *rig, const struct berth_loop_options *options,
+                const struct berth_handlers *handlers)
+{
+    memset(&host, 0, sizeof(host));
+    berth_sys_timerfd_settime = settime_without_tick;
+    rig_begin(rig, options, handlers, NULL);
+    const int fd = berth_loop_fd(rig->loop);
+    if (strcmp(options->engine, "poll") == 0) {
+        ck_assert_int_eq(fd, -EOPNOTSUPP);
+        (void)rig_turn(rig, 0); /* no harm was done */
+        rig_end(rig);
+        return 0;
+    }
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(berth_loop_fd(rig->loop), fd);
+    host.set = epoll_create1(EPOLL_CLOEXEC);
+    ck_assert_int_ge(host.set, 0);
+    struct epoll_event event = {.events = EPOLLIN};
+    ck_assert_int_eq(epoll_ctl(host.set, EPOLL_CTL_ADD, fd, &event), 0);
+    host_settles(rig);
+    return 1;
+}
+
+static int
+host_begin(struct rig *rig, const char *engine)
+{
+    struct berth_loop_options options;
+    rig_options(&options, engine, NULL);
+    return host_begin_with(rig, &options, &hosted);
+}
+
+static void
+host_end(struct rig *rig)
+{
+    HOST_UNTIL(rig, berth_loop_conns(rig->loop) == 0);
+    host_settles(rig);
+    ck_assert_int_eq(close(host.set), 0);
+    rig_end(rig);
+    berth_sys_timerfd_settime = sys_direct_timerfd_settime;
+}
+
+START_TEST(events_are_told)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    char text[16];
+    if (!host_begin(&rig, engine))
+        return;
+    const int client = rig_client(&rig);
+    HOST_UNTIL(&rig, host.opens == 1);
+    host_settles(&rig);
+    const struct berth_loop_stats before = rig_stats(&rig);
+    for (int i = 0; i < 100; i++) {
+        rig_write(client, "hello", 5);
+        HOST_UNTIL(&rig, rig_read(client, text, sizeof(text)) == 5);
+        host_settles(&rig);
+    }
+    const struct berth_loop_stats after = rig_stats(&rig);
+    printf("%s: 100 messages: %llu turns, %llu system calls of the loop\n", engine,
+           (unsigned long long)(after.turns - before.turns),
+           (unsigned long long)(after.syscalls - before.syscalls));
+    ck_assert_int_eq(close(client), 0);
+    HOST_UNTIL(&rig, host.closes == 1);
+    host_end(&rig);
+}
+END_TEST
+
+/** What the host calls between turns is done when it has turned, without any event. */
+START_TEST(calls_between_turns)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    char text[16], address[BERTH_ADDRESS_TEXT_MAX];
+    if (!host_begin(&rig, engine))
+        return;
+    const int client = rig_client(&rig);
+    HOST_UNTIL(&rig, host.opens == 1);
+    host_settles(&rig);
+    struct berth_conn *conn = berth_conn_find(rig.loop, host.last);
+    ck_assert_int_eq(berth_send(conn, "host", 4), 0);
+    HOST_UNTIL(&rig, rig_read(client, text, sizeof(text)) == 4);
+    host_settles(&rig);
+
+    ck_assert_int_eq(berth_conn_credit(conn, 0), 0);
+    HOST_UNTIL(&rig, host_waits(0) == 0);
+    rig_write(client, "x", 1);
+    host_settles(&rig);
+    ck_assert_int_eq(berth_conn_credit(conn, 100), 0);
+    HOST_UNTIL(&rig, rig_read(client, text, sizeof(text)) == 1);
+
+    int pair[2];
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+    ck_assert_int_eq(berth_adopt(rig.loop, pair[0], &hosted, NULL, NULL), 0);
+    HOST_UNTIL(&rig, host.opens == 2);
+    ck_assert_int_eq(close(pair[1]), 0);
+    HOST_UNTIL(&rig, host.closes == 1);
+
+    struct berth_listener *second = NULL;
+    ck_assert_int_eq(berth_listen(rig.loop, "tcp://127.0.0.1:0", &hosted, NULL, &second), 0);
+    ck_assert_int_eq(berth_listener_address(second, address, sizeof(address)), 0);
+    const int to_second = rig_connect_to(second);
+    ck_assert_int_ge(to_second, 0);
+    HOST_UNTIL(&rig, host.opens == 3);
+    ck_assert_int_eq(berth_connect(rig.loop, address, &hosted, NULL, NULL), 0);
+    HOST_UNTIL(&rig, host.opens == 5);
+    berth_listener_close(second);
+    ck_assert_int_eq(close(to_second), 0);
+    BERTH_TABLE_EACH_LIVE (berth_loop_table(rig.loop), index) {
+        struct berth_slot *slot = berth_table_slot(berth_loop_table(rig.loop), index);
+        (void)berth_conn_abort((struct berth_conn *)(void *)slot);
+    }
+    HOST_UNTIL(&rig, host.closes == 5);
+    ck_assert_int_eq(close(client), 0);
+    host_end(&rig);
+}
+END_TEST
+
+/** More than one turn takes is told again, as often as it needs. */
+START_TEST(what_is_left_is_told_again)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static char data[1 << 20];
+    struct rig rig;
+    struct berth_loop_options options;
+    int clients[60];
+    rig_options(&options, engine, NULL);
+    options.events_max = 16;
+    options.fairness_bytes = 4096;
+    if (!host_begin_with(&rig, &options, &hosted))
+        return;
+    for (unsigned i = 0; i < 60; i++)
+        clients[i] = rig_client(&rig);
+    HOST_UNTIL(&rig, host.opens == 60);
+    for (unsigned i = 0; i < 60; i++)
+        rig_write(clients[i], "x", 1);
+    HOST_UNTIL(&rig, host.received == 60);
+    const ssize_t sent = send(clients[0], data, sizeof(data), MSG_DONTWAIT | MSG_NOSIGNAL);
+    ck_assert_int_gt(sent, 100000);
+    HOST_UNTIL(&rig, host.received == 60 + (size_t)sent);
+    for (unsigned i = 0; i < 60; i++)
+        rig_reset(clients[i]);
+    host_end(&rig);
+}
+END_TEST
+
+/** Streams that fill the sockets in both directions. */
+START_TEST(streams_keep_flowing)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    const size_t total = 8 << 20;
+    static unsigned char data[65536];
+    struct rig rig;
+    size_t written = 0, back = 0;
+    if (!host_begin(&rig, engine))
+        return;
+    const int client = rig_client(&rig);
+    while (back < total) {
+        size_t length = total - written < 50000 ? total - written : 50000;
+        const ssize_t sent =
+            send(client, ways_bytes(1, written, length), length, MSG_NOSIGNAL | MSG_DONTWAIT);
+        written += sent > 0 ? (size_t)sent : 0;
+        const intptr_t got = rig_read(client, data, sizeof(data));
+        if (got > 0) {
+            ck_assert(ways_same(data, (size_t)got, 1, back));
+            back += (size_t)got;
+        }
+        if (sent > 0 || got > 0) {
+            if (host_waits(0) == 1)
+                (void)rig_turn(&rig, 0);
+            continue;
+        }
+        /* The client is stuck: either the loop has something to do, or the network has. */
+        struct pollfd polls[2] = {{.fd = client, .events = POLLIN},
+                                  {.fd = host.set, .events = POLLIN}};
+        if (written < total)
+            polls[0].events |= POLLOUT;
+        int ready;
+        do
+            ready = poll(polls, 2, HOST_WAIT_MS);
+        while (ready < 0 && errno == EINTR);
+        ck_assert_msg(ready > 0, "stuck at %zu of %zu", back, written);
+        if (polls[1].revents)
+            (void)rig_turn(&rig, 0);
+    }
+    ck_assert_int_eq(close(client), 0);
+    host_end(&rig);
+}
+END_TEST
+
+static unsigned posted;
+
+static void
+on_post(struct berth_loop *loop, void *arg)
+{
+    (void)arg;
+    if (++posted < 3 && loop != NULL) /* from inside the turn, after the mailbox was emptied */
+        ck_assert_int_eq(berth_loop_post(loop, on_post, NULL), 0);
+}
+
+static void *
+post_main(void *arg)
+{
+    if (berth_loop_post(arg, on_post, NULL) != 0)
+        abort();
+    return NULL;
+}
+
+static void
+on_signal_event(struct berth_loop *loop, int signo, void *ctx)
+{
+    (void)loop, (void)signo;
+    (*(unsigned *)ctx)++;
+}
+
+START_TEST(posts_and_signals)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    pthread_t thread;
+    unsigned signals = 0;
+    if (!host_begin(&rig, engine))
+        return;
+    posted = 0;
+    ck_assert_int_eq(berth_loop_post(rig.loop, on_post, NULL), 0);
+    HOST_UNTIL(&rig, posted == 3);
+    host_settles(&rig);
+    posted = 0;
+    ck_assert_int_eq(pthread_create(&thread, NULL, post_main, rig.loop), 0);
+    HOST_UNTIL(&rig, posted == 3);
+    ck_assert_int_eq(pthread_join(thread, NULL), 0);
+    ck_assert_int_eq(berth_loop_signal(rig.loop, SIGUSR1, on_signal_event, &signals), 0);
+    host_settles(&rig);
+    ck_assert_int_eq(raise(SIGUSR1), 0);
+    HOST_UNTIL(&rig, signals == 1);
+    host_settles(&rig);
+    ck_assert_int_eq(berth_loop_stop(rig.loop), 0);
+    ck_assert_int_eq(host_waits(HOST_WAIT_MS), 1);
+    host_end(&rig);
+}
+END_TEST
+
+/** Nothing happens but time. */
+START_TEST(what_becomes_due_is_told)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static char data[8 << 20];
+    struct rig rig;
+    struct berth_loop_options options;
+    rig_options(&options, engine, NULL);
+    options.close_timeout_ms = 150;
+    if (!host_begin_with(&rig, &options, &hosted))
+        return;
+    const int client = rig_client(&rig);
+    HOST_UNTIL(&rig, host.opens == 1);
+    struct berth_conn *conn = berth_conn_find(rig.loop, host.last);
+    ck_assert_int_eq(berth_send(conn, data, sizeof(data)), 0);
+    ck_assert_int_eq(berth_conn_close(conn), 0); /* and the client does not read */
+    const uint64_t turns = host.turns;
+    HOST_UNTIL(&rig, host.closes == 1);
+    ck_assert_int_eq(host.reason, -ETIMEDOUT);
+    ck_assert_uint_lt(host.turns - turns, 100); /* it looks now and then; it does not spin */
+    ck_assert_int_eq(close(client), 0);
+    host_end(&rig);
+}
+END_TEST
+
+/* ---- buffers ----------------------------------------------------------------------------------
+ */
+
+static struct {
+    struct berth_lease leases[2048];
+    unsigned count;
+} kept;
+
+static void
+keep_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
+{
+    struct berth_pool *pool = berth_loop_pool(berth_conn_loop(conn));
+    for (unsigned i = 0; i < n; i++) {
+        ck_assert_uint_lt(kept.count, 2048);
+        ck_assert_int_eq(
+            berth_retain(pool, &spans[i], 0, spans[i].length, 0, &kept.leases[kept.count++]), 0);
+    }
+    host.received += bytes;
+}
+
+static const struct berth_handlers keeping = {
+    .open = host_open, .data = keep_data, .close = host_close};
+
+/** Another thread gives the buffers back: nobody tells the host but the loop's own tick. */
+static void *
+release_main(void *arg)
+{
+    for (unsigned i = 0; i < kept.count; i++)
+        if (berth_release(arg, kept.leases[i]) != 0)
+            abort();
+    return NULL;
+}
+
+START_TEST(released_buffers_are_used)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    struct berth_loop_options options;
+    struct berth_pool_options pool;
+    pthread_t thread;
+    berth_pool_options_init(&pool);
+    pool.bytes_max = 8 << 20;
+    for (int i = 0; i < BERTH_CLASS_COUNT; i++)
+        pool.class_bytes_max[i] = 2 << 20;
+    rig_options(&options, engine, &pool);
+    options.receive_buffers = 16;
+    kept.count = 0;
+    if (!host_begin_with(&rig, &options, &keeping))
+        return;
+    const int client = rig_client(&rig);
+    for (unsigned turn = 0; rig_stats(&rig).starved == 0 && turn < 10000; turn++) {
+        rig_flood(client);
+        ck_assert_int_eq(host_waits(HOST_WAIT_MS), 1);
+        (void)rig_turn(&rig, 0);
+    }
+    ck_assert_uint_gt(rig_stats(&rig).starved, 0);
+    for (int i = 0; i < 20 && host_waits(100) == 1; i++)
+        (void)rig_turn(&rig, 0);
+    const size_t before = host.received;
+    const unsigned count = kept.count;
+    ck_assert_int_eq(pthread_create(&thread, NULL, release_main, berth_loop_pool(rig.loop)), 0);
+    ck_assert_int_eq(pthread_join(thread, NULL), 0);
+    kept.count = 0;
+    HOST_UNTIL(&rig, host.received > before);
+    ck_assert_uint_gt(count, 0);
+    rig_reset(client);
+    /* What it still keeps goes back as it comes. */
+    while (berth_loop_conns(rig.loop) > 0) {
+        while (kept.count > 0)
+            ck_assert_int_eq(berth_release(berth_loop_pool(rig.loop), kept.leases[--kept.count]),
+                             0);
+        ck_assert_int_eq(host_waits(HOST_WAIT_MS), 1);
+        (void)rig_turn(&rig, 0);
+    }
+    while (kept.count > 0)
+        ck_assert_int_eq(berth_release(berth_loop_pool(rig.loop), kept.leases[--kept.count]), 0);
+    host_end(&rig);
+}
+END_TEST
+
+/* ---- what goes wrong ------------------------------------------------------------------------- */
+
+static intptr_t
+refuse_timer(int clock, int flags)
+{
+    (void)clock, (void)flags;
+    return -EMFILE;
+}
+
+static intptr_t
+refuse_set(int flags)
+{
+    (void)flags;
+    return -EMFILE;
+}
+
+static int ctl_failures; /**< so many adds work before one fails */
+
+static intptr_t
+refuse_add(int set, int op, int fd, struct epoll_event *event)
+{
+    if (op == EPOLL_CTL_ADD && ctl_failures-- == 0)
+        return -ENOSPC;
+    return sys_direct_epoll_ctl(set, op, fd, event);
+}
+
+START_TEST(refusals_leave_nothing)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    struct berth_loop_options options;
+    rig_options(&options, engine, NULL);
+    rig_begin(&rig, &options, &hosted, NULL);
+    (void)rig_turn(&rig, 0);
+    if (berth_loop_fd(rig.loop) == -EOPNOTSUPP) {
+        rig_end(&rig);
+        return;
+    }
+    rig_end(&rig);
+    for (int which = 0; which < 5; which++) {
+        rig_begin(&rig, &options, &hosted, NULL);
+        (void)rig_turn(&rig, 0);
+        if (which == 0)
+            berth_sys_timerfd_create = refuse_timer;
+        else if (which == 1)
+            berth_sys_epoll_create1 = refuse_set;
+        else
+            berth_sys_epoll_ctl = refuse_add;
+        ctl_failures = which - 2;
+        ck_assert_int_eq(berth_loop_fd(rig.loop), which < 2 ? -EMFILE : -ENOSPC);
+        berth_sys_timerfd_create = sys_direct_timerfd_create;
+        berth_sys_epoll_create1 = sys_direct_epoll_create1;
+        berth_sys_epoll_ctl = sys_direct_epoll_ctl;
+        rig_try_echo(&rig);
+        ck_assert_int_ge(berth_loop_fd(rig.loop), 0);
+        rig_try_echo(&rig);
+        rig_end(&rig); /* compares descriptors */
+    }
+}
+END_TEST
+
+static intptr_t
+keep_registrations(int set, int op, int fd, struct epoll_event *event)
+{
+    return op == EPOLL_CTL_DEL ? -EIO : sys_direct_epoll_ctl(set, op, fd, event);
+}
+
+/** The poller builds its set anew when ghosts do not go: the host must hear of the new one. */
+START_TEST(rebuilt_set_is_heard_of)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    char text[8];
+    if (strcmp(engine, "epoll") != 0 || !host_begin(&rig, engine))
+        return;
+    const int ghost = rig_client(&rig);
+    HOST_UNTIL(&rig, host.opens == 1);
+    const int number = (int)berth_token_index(host.last);
+    const int copy = dup(number); /* keeps the registration when the loop has closed its own */
+    ck_assert_int_ge(copy, 0);
+    berth_sys_epoll_ctl = keep_registrations;
+    ck_assert_int_eq(berth_conn_close(berth_conn_find(rig.loop, host.last)), 0);
+    HOST_UNTIL(&rig, host.closes == 1);
+    berth_sys_epoll_ctl = sys_direct_epoll_ctl;
+    const int client = rig_client(&rig);
+    HOST_UNTIL(&rig, host.opens == 2);
+    int newcomers[2] = {client, -1};
+    if ((int)berth_token_index(host.last) != number) { /* the client's own took that number */
+        newcomers[1] = rig_client(&rig);
+        HOST_UNTIL(&rig, host.opens == 3);
+    }
+    for (int i = 0; i < 100 && berth_loop_table(rig.loop)->stats.rebuilds == 0; i++) {
+        rig_write(ghost, "boo", 3);
+        if (host_waits(100) == 1)
+            (void)rig_turn(&rig, 0);
+    }
+    ck_assert_uint_eq(berth_loop_table(rig.loop)->stats.rebuilds, 1);
+    host_settles(&rig);
+    rig_write(ghost, "boo", 3);
+    ck_assert_int_eq(host_waits(0), 0); /* nobody hears the ghost any more */
+    rig_write(client, "hello", 5);
+    HOST_UNTIL(&rig, rig_read(client, text, sizeof(text)) == 5);
+    ck_assert_int_eq(close(copy), 0);
+    ck_assert_int_eq(close(ghost), 0);
+    for (int i = 0; i < 2; i++)
+        if (newcomers[i] >= 0)
+            ck_assert_int_eq(close(newcomers[i]), 0);
+    host_end(&rig);
+}
+END_TEST
+
+int
+main(void)
+{
+    Suite *suite = suite_create("nested");
+    RIG_ADD(suite, events_are_told);
+    RIG_ADD(suite, calls_between_turns);
+    RIG_ADD(suite, what_is_left_is_told_again);
+    RIG_ADD(suite, streams_keep_flowing);
+    RIG_ADD(suite, posts_and_signals);
+    RIG_ADD(suite, what_becomes_due_is_told);
+    RIG_ADD(suite, released_buffers_are_used);
+    RIG_ADD(suite, refusals_leave_nothing);
+    RIG_ADD(suite, rebuilt_set_is_heard_of);
+    return test_run(suite);
+}
