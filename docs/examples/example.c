@@ -1,6 +1,6 @@
 /*
- * What the example programs share; see example.h. The signal handlers do the one thing that is
- * allowed there, berth_loop_stop, which ends the turn: all work is done between turns.
+ * What the example programs share; see example.h. Signals come as events of the loop, which ends
+ * the turn: all work is done between turns.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -16,6 +16,8 @@
 #include <sys/resource.h>
 #include <sysexits.h>
 #include <time.h>
+
+#include <berth/loop_cross.h>
 
 #ifdef EXAMPLE_JEMALLOC
 #include <berth/jemalloc.h>
@@ -33,38 +35,34 @@ static struct {
     int addresses_count;
     int period_ms; /* 0: no tick */
     void (*tick)(struct berth_loop *loop);
-    struct berth_loop *loop; /* for the signal handler */
 } program;
 
-static volatile sig_atomic_t stop_asked;
-static volatile sig_atomic_t report_asked;
+static int stop_asked;
+static int report_asked;
 
 /* ---- signals ------------------------------------------------------------------------------ */
 
 static void
-on_signal(int number)
+on_signal(struct berth_loop *loop, int number, void *context)
 {
-    const int saved = errno;
-
+    (void)loop, (void)context;
     if (number == SIGUSR1)
         report_asked = 1;
     else
-        stop_asked = stop_asked + 1;
-    berth_loop_stop(program.loop);
-    errno = saved;
+        stop_asked++;
 }
 
 static void
-signals_set(void)
+signals_set(struct berth_loop *loop)
 {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    static const int numbers[] = {SIGTERM, SIGINT, SIGUSR1};
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
 
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGUSR1, &action, NULL);
-    action.sa_handler = SIG_IGN; /* a reader of our output that went away is no reason to die */
-    sigaction(SIGPIPE, &action, NULL);
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+        if (berth_loop_signal(loop, numbers[i], on_signal, NULL) != 0)
+            abort(); /* nobody else in this program watches signals */
+    sigemptyset(&ignore.sa_mask);
+    sigaction(SIGPIPE, &ignore, NULL); /* a reader that went away is no reason to die */
 }
 
 /* ---- the command line --------------------------------------------------------------------- */
@@ -171,8 +169,7 @@ example_open(int argc, char **argv, const struct berth_loop_options *options,
         usage_exit(); /* no engine of that name: the rest of the options is ours */
     if (error != 0)
         fail_exit("engine", chosen.engine != NULL ? chosen.engine : "auto", error, EX_UNAVAILABLE);
-    program.loop = loop;
-    signals_set(); /* before anybody can be told that we listen */
+    signals_set(loop); /* before anybody can be told that we listen */
     return loop;
 }
 
