@@ -359,7 +359,9 @@ closing_check(struct berth_loop *loop, struct berth_slot *slot, uint64_t now_ms)
         give_up(loop, slot);
     } else if ((cold->cancels == 1 && age_ms >= CANCEL_AGAIN_MS_1) ||
                (cold->cancels == 2 && age_ms >= CANCEL_AGAIN_MS_2)) {
-        (void)shut_down(loop, slot, SHUT_RDWR);
+        /* For the sake of a reset, which an orderly end would forestall, the first time without. */
+        if (!(slot->state & CONN_RESET) || cold->cancels > 1)
+            (void)shut_down(loop, slot, SHUT_RDWR);
         loop->engine->cancel(loop, slot);
         cold->cancels++;
     }
