@@ -71,6 +71,12 @@ struct berth_loop_stats {
     uint64_t posts;      /**< calls that were posted and have been run */
     uint64_t wakes;    /**< wake-ups that posting cost: one write(2) each, by the posting thread */
     uint64_t detached; /**< connections that left without being closed, for another loop or none */
+    uint64_t datagrams_received;  /**< datagrams delivered, those in merged ones each counted */
+    uint64_t datagrams_truncated; /**< ... of which the end was lost: longer than the buffer */
+    uint64_t datagrams_sent;      /**< datagrams that the kernel accepted */
+    uint64_t datagrams_segmented; /**< ... as segments of a bigger send, cut by the kernel */
+    uint64_t datagrams_refused; /**< sends of datagrams refused: the queue was full, or no buffer */
+    uint64_t datagrams_lost;    /**< datagrams that the kernel refused to send */
 };
 
 /**

@@ -76,9 +76,8 @@ berth_timer_running(const struct berth_timer *timer)
  * @param repeat_ms  0: once. Otherwise it comes again in this distance, counted from when it was
  *                   due, not from when it ran. What a busy loop has missed is not made up for: it
  *                   comes once, and then at its next regular time.
- * @return 0; -EINVAL: no loop, no timer, or no `fn`; -ECHILD. When the loop is destroyed its timers are
- *         forgotten: they do not run, and are not running afterwards. O(1), no system call. Since
- * 0.1.
+ * @return 0; -EINVAL: no loop, no timer, or no `fn`; -ECHILD. When the loop is destroyed its timers
+ * are forgotten: they do not run, and are not running afterwards. O(1), no system call. Since 0.1.
  */
 BERTH_API int berth_timer_start(struct berth_loop *loop, struct berth_timer *timer,
                                 uint32_t delay_ms, uint32_t repeat_ms);

@@ -52,7 +52,7 @@ parse_v4(struct address *address, const char *host, uint16_t port)
 
 /** "host:port", "[v6]:port", "localhost:port" or "*:port" (every address, both families). */
 static int
-parse_tcp(struct address *address, const char *text)
+parse_inet(struct address *address, const char *text)
 {
     const int bracketed = *text == '[';
     const char *end = bracketed ? strchr(text, ']') : strrchr(text, ':');
@@ -98,10 +98,20 @@ address_parse(struct address *address, const char *text)
     if (text == NULL)
         return -EINVAL;
     if (strncmp(text, "tcp://", 6) == 0)
-        return parse_tcp(address, text + 6);
+        return parse_inet(address, text + 6);
     if (strncmp(text, "unix:", 5) == 0)
         return parse_unix(address, text + 5);
     return -EINVAL;
+}
+
+int
+address_parse_datagram(struct address *address, const char *text)
+{
+    memset(address, 0, sizeof(*address));
+    address->datagram = 1;
+    if (text == NULL || strncmp(text, "udp://", 6) != 0)
+        return -EINVAL;
+    return parse_inet(address, text + 6);
 }
 
 static int
@@ -127,15 +137,17 @@ int
 address_format(const struct address *address, char *text, size_t size)
 {
     char host[HOST_TEXT_MAX];
+    const char *scheme = address->datagram ? "udp" : "tcp";
     switch (address->to.base.sa_family) {
     case AF_INET:
         (void)inet_ntop(AF_INET, &address->to.v4.sin_addr, host, sizeof(host));
-        return fits(snprintf(text, size, "tcp://%s:%u", host, ntohs(address->to.v4.sin_port)),
-                    size);
+        return fits(
+            snprintf(text, size, "%s://%s:%u", scheme, host, ntohs(address->to.v4.sin_port)), size);
     case AF_INET6:
         (void)inet_ntop(AF_INET6, &address->to.v6.sin6_addr, host, sizeof(host));
-        return fits(snprintf(text, size, "tcp://[%s]:%u", host, ntohs(address->to.v6.sin6_port)),
-                    size);
+        return fits(
+            snprintf(text, size, "%s://[%s]:%u", scheme, host, ntohs(address->to.v6.sin6_port)),
+            size);
     case AF_UNIX:
         return format_unix(address, text, size);
     default:

@@ -13,6 +13,7 @@
 
 struct address {
     socklen_t length;
+    int datagram; /**< of a socket for datagrams: "udp://" as text */
     union {
         struct sockaddr base;
         struct sockaddr_in v4;
@@ -24,6 +25,9 @@ struct address {
 
 /** 0, or -EINVAL with `address` undefined. NULL is not an address. */
 int address_parse(struct address *address, const char *text);
+
+/** The same for "udp://" alone, which address_parse refuses. */
+int address_parse_datagram(struct address *address, const char *text);
 
 /** 0; -ENOSPC when `size` is too small; -EAFNOSUPPORT. */
 int address_format(const struct address *address, char *text, size_t size);

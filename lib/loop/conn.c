@@ -15,6 +15,7 @@
 
 #include <string.h>
 
+#include "loop/udp_internal.h"
 #include "os/sys.h"
 
 /** When a cancel that was not answered is issued again, and when the connection is given up. */
@@ -275,15 +276,20 @@ call_close(struct berth_loop *loop, struct berth_slot *slot)
 {
     const int owed = (slot->state & (CONN_OPENED | CONN_CONNECTING)) != 0;
     slot->state &= ~(uint32_t)(CONN_OPENED | CONN_CONNECTING);
-    const struct berth_handlers *handlers = conn_handlers(loop, slot);
     if (conn_leaving(loop, slot)) {
         const int why = slot->state & CONN_FAILED ? slot_cold(loop, slot)->reason : 0;
         handover_tell(loop, slot, why < 0 ? why : -ECANCELED);
     }
-    if (!owed || handlers->close == NULL)
+    if (!owed)
         return;
     const int reason = slot->state & CONN_FAILED ? slot_cold(loop, slot)->reason : 0;
-    handlers->close(as_conn(slot), reason);
+    if (slot_kind(slot) == KIND_DATAGRAM) {
+        udp_call_close(loop, slot, reason);
+        return;
+    }
+    const struct berth_handlers *handlers = conn_handlers(loop, slot);
+    if (handlers->close != NULL)
+        handlers->close(as_conn(slot), reason);
 }
 
 /** Nothing is in flight any more: the end of this incarnation. */
@@ -305,6 +311,8 @@ finish(struct berth_loop *loop, struct berth_slot *slot)
     if (slot_kind(slot) == KIND_CONN) {
         loop->stats.closed++;
         loop->zombies -= (slot->state & CONN_ZOMBIE) != 0;
+    } else if (slot_kind(slot) == KIND_DATAGRAM) {
+        udp_free(loop, slot);
     }
     conn_discard(loop, slot, 1);
 }
@@ -389,12 +397,19 @@ conn_closing_tick(struct berth_loop *loop)
     return CLOSING_TICK_MS;
 }
 
+/** Whether the program was told of it, and must be told of its end. */
+static int
+is_users(const struct berth_slot *slot)
+{
+    return slot_kind(slot) == KIND_CONN || slot_kind(slot) == KIND_DATAGRAM;
+}
+
 void
 conn_fail_all(struct berth_loop *loop)
 {
     BERTH_TABLE_EACH_LIVE (loop->table, index) {
         struct berth_slot *slot = berth_table_slot(loop->table, index);
-        if (slot_kind(slot) == KIND_CONN)
+        if (is_users(slot))
             conn_failed(loop, slot, -ECANCELED);
     }
 }
@@ -405,7 +420,7 @@ conn_abandon_all(struct berth_loop *loop)
     conn_fail_all(loop); /* those too that came while the others went */
     BERTH_TABLE_EACH_LIVE (loop->table, index) {
         struct berth_slot *slot = berth_table_slot(loop->table, index);
-        if (slot_kind(slot) != KIND_CONN)
+        if (!is_users(slot))
             continue;
         slot->flags |= BERTH_SLOT_CLOSING;
         call_close(loop, slot);
@@ -449,7 +464,9 @@ check_receive(struct berth_loop *loop, struct berth_slot *slot)
         if (slot->state & CONN_RECEIVING)
             loop->engine->receive_stop(loop, slot);
     } else if (!(slot->state & (CONN_RECEIVING | CONN_STARVED))) {
-        const int error = loop->engine->receive_start(loop, slot);
+        const int error = slot_kind(slot) == KIND_DATAGRAM
+                              ? loop->engine->datagram_start(loop, slot)
+                              : loop->engine->receive_start(loop, slot);
         if (error)
             conn_failed(loop, slot, error);
     }
@@ -471,15 +488,18 @@ check_leaving(struct berth_loop *loop, struct berth_slot *slot)
 }
 
 static int
-is_over(const struct berth_slot *slot)
+is_over(const struct berth_loop *loop, const struct berth_slot *slot)
 {
     if (slot->state & CONN_FAILED)
         return 1;
-    return slot->state & CONN_CLOSE_WANTED && slot->buffer == 0;
+    if (!(slot->state & CONN_CLOSE_WANTED) || slot->buffer != 0)
+        return 0;
+    return slot_kind(slot) != KIND_DATAGRAM || udp_of(loop, slot)->queued == 0;
 }
 
+/** What only a stream has: an opening, one queue of bytes, and two ends. */
 static void
-progress_step(struct berth_loop *loop, struct berth_slot *slot)
+stream_step(struct berth_loop *loop, struct berth_slot *slot)
 {
     if (slot->state & CONN_OPEN_DUE) {
         slot->state &= ~(uint32_t)CONN_OPEN_DUE;
@@ -492,7 +512,16 @@ progress_step(struct berth_loop *loop, struct berth_slot *slot)
     check_shutdown(loop, slot);
     if ((slot->state & (CONN_EOF | CONN_SHUT_DONE)) == (CONN_EOF | CONN_SHUT_DONE))
         slot->state |= CONN_CLOSE_WANTED; /* both sides have finished */
-    if (is_over(slot)) {
+}
+
+static void
+progress_step(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (BERTH_UNLIKELY(slot_kind(slot) == KIND_DATAGRAM))
+        udp_step(loop, slot);
+    else
+        stream_step(loop, slot);
+    if (is_over(loop, slot)) {
         take_down(loop, slot);
         return;
     }

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "loop/engine_ready.h"
 #include "loop/poller.h"
 #include "os/sys.h"
 
@@ -59,8 +60,8 @@ interest_by_index(void *context, uint32_t index)
 }
 
 /** Tells the poller what the bits of the slot say. */
-static int
-update_interest(struct berth_loop *loop, struct berth_slot *slot)
+int
+ready_update_interest(struct berth_loop *loop, struct berth_slot *slot)
 {
     struct poller *poller = state_of(loop)->poller;
     const berth_token token = berth_slot_token(slot, OP_READY);
@@ -89,18 +90,18 @@ park(struct berth_loop *loop, struct berth_slot *slot)
     slot->state &= ~(uint32_t)(CONN_WATCHED | CONN_RECEIVING | CONN_WRITABLE);
 }
 
-static int
+int
 ready_receive_start(struct berth_loop *loop, struct berth_slot *slot)
 {
     slot->state |= CONN_RECEIVING;
-    return update_interest(loop, slot);
+    return ready_update_interest(loop, slot);
 }
 
-static void
+void
 ready_receive_stop(struct berth_loop *loop, struct berth_slot *slot)
 {
     slot->state &= ~(uint32_t)CONN_RECEIVING;
-    (void)update_interest(loop, slot);
+    (void)ready_update_interest(loop, slot);
 }
 
 /* ---- receiving ------------------------------------------------------------------------------ */
@@ -142,7 +143,7 @@ receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
         }
         if (total >= share) {
             loop->stats.fairness_stops++;
-            const int error = update_interest(loop, slot);
+            const int error = ready_update_interest(loop, slot);
             if (error)
                 conn_failed(loop, slot, error); /* or it would never be heard of again */
             break;
@@ -211,7 +212,7 @@ ready_send(struct berth_loop *loop, struct berth_slot *slot)
             return;
         }
         slot->state |= CONN_SENDING | CONN_WRITABLE;
-        const int error = update_interest(loop, slot);
+        const int error = ready_update_interest(loop, slot);
         if (error)
             conn_failed(loop, slot, error);
         return;
@@ -226,13 +227,13 @@ writable(struct berth_loop *loop, struct berth_slot *slot)
     if (slot->state & CONN_CONNECTING) {
         conn_connected(loop, slot);
         if (!(slot->state & CONN_FAILED))
-            (void)update_interest(loop, slot);
+            (void)ready_update_interest(loop, slot);
         return;
     }
     if (slot->buffer != 0)
         ready_send(loop, slot);
     if (!(slot->state & (CONN_WRITABLE | CONN_FAILED)))
-        (void)update_interest(loop, slot);
+        (void)ready_update_interest(loop, slot);
     slot->state |= CONN_TODO;
 }
 
@@ -240,7 +241,7 @@ static int
 ready_connect_wait(struct berth_loop *loop, struct berth_slot *slot)
 {
     slot->state |= CONN_WRITABLE;
-    return update_interest(loop, slot);
+    return ready_update_interest(loop, slot);
 }
 
 /* ---- accepting ------------------------------------------------------------------------------ */
@@ -327,6 +328,8 @@ dispatch(struct berth_loop *loop, const struct poller_ready *ready)
     }
     if (BERTH_LIKELY(slot_kind(slot) == KIND_CONN))
         dispatch_conn(loop, slot, ready->events);
+    else if (slot_kind(slot) == KIND_DATAGRAM)
+        ready_datagram_event(loop, slot, ready->events);
     else if (slot_kind(slot) == KIND_WAKE)
         drain_wake(loop);
     else
@@ -455,11 +458,12 @@ ready_explain(const struct berth_loop *loop, char *text, size_t size)
     {                                                                                              \
         .name = engine_name, .listener_nonblocking = 1, .sends_at_once = 1,                        \
         .create = create_function, .destroy = ready_destroy, .start = ready_start,                 \
-        .turn = ready_turn, .watch = update_interest, .accept_start = ready_accept_start,          \
+        .turn = ready_turn, .watch = ready_update_interest, .accept_start = ready_accept_start,    \
         .accept_stop = ready_accept_stop, .receive_start = ready_receive_start,                    \
         .receive_stop = ready_receive_stop, .send = ready_send,                                    \
         .connect_wait = ready_connect_wait, .cancel = ready_cancel, .forget = ready_forget,        \
-        .nest = ready_nest, .rest = ready_rest, .explain = ready_explain                           \
+        .nest = ready_nest, .rest = ready_rest, .datagram_start = ready_receive_start,             \
+        .datagram_send = ready_datagram_send, .explain = ready_explain                             \
     }
 
 const struct engine berth_engine_epoll = READY_ENGINE("epoll", create_epoll);

@@ -13,7 +13,7 @@
 #define BERTH_SYS_FILE
 #define BERTH_SYS_SOCKET
 #define BERTH_SYS_URING
-#include "loop/engine_uring.h"
+#include "loop/engine_uring_udp.h"
 
 #include <poll.h>
 #include <string.h>
@@ -209,16 +209,22 @@ on_accept(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint
     conn_after_event(loop, slot);
 }
 
-static int
-uring_connect_wait(struct berth_loop *loop, struct berth_slot *slot)
+int
+uring_poll_writable(struct berth_loop *loop, struct berth_slot *slot, enum loop_op op)
 {
     struct io_uring_sqe *submission = uring_begin_operation(loop, slot);
     if (submission == NULL)
         return -EAGAIN;
     io_uring_prep_poll_add(submission, berth_slot_fd(slot), POLLOUT);
     uring_set_file(uring_state(loop), submission, slot);
-    uring_set_token(submission, slot, OP_CONNECT);
+    uring_set_token(submission, slot, op);
     return 0;
+}
+
+static int
+uring_connect_wait(struct berth_loop *loop, struct berth_slot *slot)
+{
+    return uring_poll_writable(loop, slot, OP_CONNECT);
 }
 
 static void
@@ -266,7 +272,7 @@ on_cancel(struct berth_slot *slot, int32_t result)
     if (result >= 0 || result == -ENOENT || !(slot->state & CONN_STOPPING))
         return;
     slot->state &= ~(uint32_t)CONN_STOPPING;
-    if (slot_kind(slot) == KIND_CONN)
+    if (slot_kind(slot) == KIND_CONN || slot_kind(slot) == KIND_DATAGRAM)
         slot->state |= CONN_TODO;
 }
 
@@ -277,8 +283,10 @@ on_stale(struct berth_loop *loop, const struct io_uring_cqe *completion)
     const unsigned op = berth_token_op(completion->user_data);
     if (op != OP_CANCEL && op != OP_PARK)
         loop->stats.stale++; /* a cancel may be answered after what it cancelled */
-    if (completion->flags & IORING_CQE_F_BUFFER &&
-        berth_token_op(completion->user_data) != OP_RECEIVE_LANE)
+    if (uring_is_datagram(completion->user_data))
+        uring_on_datagram(loop, NULL, completion);
+    else if (completion->flags & IORING_CQE_F_BUFFER &&
+             berth_token_op(completion->user_data) != OP_RECEIVE_LANE)
         uring_take_buffer(loop, NULL, completion->res > 0 ? completion->res : 0,
                           (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT));
 }
@@ -327,6 +335,16 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
         break;
     case OP_PARK:
         uring_on_park_failed(slot, result);
+        break;
+    case OP_DATAGRAM:
+    case OP_DATAGRAM_LARGE:
+        uring_on_datagram(loop, slot, completion);
+        break;
+    case OP_DATAGRAM_SEND:
+        uring_on_datagram_sent(loop, slot, result);
+        break;
+    case OP_DATAGRAM_POLL:
+        uring_on_datagram_poll(loop, slot);
         break;
     default:
         loop->stats.stale++;
@@ -392,6 +410,8 @@ uring_turn(struct berth_loop *loop, int timeout_ms)
     struct uring_engine *state = uring_state(loop);
     uring_refill(loop);
     uring_publish_buffers(state);
+    if (state->udp != NULL)
+        uring_datagram_refill(loop);
     const intptr_t result = wait_for_completions(loop, timeout_ms);
     loop_has_waited(loop);
     if (BERTH_UNLIKELY(result < 0 && result != -ETIME && result != -EINTR && result != -EBUSY &&
@@ -405,6 +425,8 @@ uring_turn(struct berth_loop *loop, int timeout_ms)
     state->receivers = state->receiver = 0;
     if (BERTH_UNLIKELY(state->lanes_used > 0))
         uring_lane_tick(loop);
+    if (state->udp != NULL)
+        uring_datagram_deliver(loop);
     return (int)state->reaped;
 }
 
@@ -454,5 +476,7 @@ const struct engine berth_engine_uring = {
     .direct_close = uring_direct_close,
     .nest = uring_nest,
     .rest = uring_rest,
+    .datagram_start = uring_datagram_start,
+    .datagram_send = uring_datagram_send,
     .explain = uring_explain,
 };

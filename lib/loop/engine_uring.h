@@ -9,6 +9,8 @@
  *   engine_uring_setup.c    the ring itself, and the buffers in it
  *   engine_uring_direct.c   direct descriptors: the ring's own table of files
  *
+ * What the files of datagrams share besides: engine_uring_udp.h.
+ *
  * SPDX-License-Identifier: MIT
  */
 #ifndef BERTH_LOOP_ENGINE_URING_H
@@ -112,11 +114,12 @@ struct uring_engine {
     int bundles; /**< one completion may bring several buffers */
     int refused; /**< the pool had no buffer when the ring was last refilled */
     int enabled;
-    uint8_t file_flag;    /**< IOSQE_FIXED_FILE when slots are numbered by direct descriptors */
-    char proof;           /**< what looking for errors reads, which nobody wants to know */
-    uint32_t files;       /**< places in the table of direct descriptors; 0: there is none */
-    uint32_t files_taken; /**< of those, before the ring was enabled: the lowest */
-    int event_fd;         /**< -1: nobody else waits for the ring */
+    int event_fd;          /**< -1: nobody else waits for the ring */
+    uint8_t file_flag;     /**< IOSQE_FIXED_FILE when slots are numbered by direct descriptors */
+    char proof;            /**< what looking for errors reads, which nobody wants to know */
+    uint32_t files;        /**< places in the table of direct descriptors; 0: there is none */
+    uint32_t files_taken;  /**< of those, before the ring was enabled: the lowest */
+    struct uring_udp *udp; /**< rings of buffers for datagrams; NULL before the first socket */
     struct gather gathers[GATHERS_MAX];
 };
 
@@ -164,6 +167,9 @@ void uring_submit(struct berth_loop *loop);
 
 /** Cancels a posted receive or accept; its last completion clears CONN_RECEIVING. */
 void uring_stop_posted(struct berth_loop *loop, struct berth_slot *slot, enum loop_op op);
+
+/** Asks once whether the descriptor is writable. 0, or -EAGAIN: no submission just now. */
+int uring_poll_writable(struct berth_loop *loop, struct berth_slot *slot, enum loop_op op);
 
 /** The last completion of a posted operation has come. */
 void uring_operation_ended(struct berth_slot *slot);

@@ -9,7 +9,7 @@
  */
 #define BERTH_SYS_SOCKET
 #define BERTH_SYS_URING
-#include "loop/engine_uring.h"
+#include "loop/engine_uring_udp.h"
 
 #include "os/sys.h"
 
@@ -105,6 +105,8 @@ uring_receive_stop(struct berth_loop *loop, struct berth_slot *slot)
     enum loop_op op = slot->flags & SLOT_LANE ? OP_RECEIVE_LANE : OP_RECEIVE;
     if (slot->flags & SLOT_PARKED)
         op = OP_PARKED;
+    if (slot_kind(slot) == KIND_DATAGRAM)
+        op = uring_datagram_op(loop, slot);
     uring_stop_posted(loop, slot, op);
 }
 

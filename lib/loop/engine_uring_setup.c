@@ -8,7 +8,7 @@
  */
 #define BERTH_SYS_FILE
 #define BERTH_SYS_URING
-#include "loop/engine_uring.h"
+#include "loop/engine_uring_udp.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,6 +100,7 @@ uring_destroy(struct berth_loop *loop)
     uring_lanes_destroy(loop);
     if (state->event_fd >= 0)
         (void)sys_close(state->event_fd);
+    uring_datagram_destroy(loop);
     for (uint32_t id = 0; state->by_id != NULL && id < state->buffer_count; id++)
         if (state->by_id[id].data != NULL)
             (void)berth_pool_unpost(loop->pool, state->by_id[id].buffer);

@@ -42,10 +42,9 @@ class_get(struct berth_loop *loop, const struct berth_handlers *handlers, void *
     return -EMFILE;
 }
 
-/** A slot for an ordinary descriptor, which is the slot's if this returns 0. */
-static int
-create_keeping(struct berth_loop *loop, int fd, uint8_t class_id, uint32_t state,
-               struct berth_slot **slot)
+int
+conn_create_keeping(struct berth_loop *loop, int fd, uint8_t class_id, uint32_t state,
+                    struct berth_slot **slot)
 {
     const int index = descriptor_enter(loop, fd);
     if (index < 0)
@@ -157,7 +156,8 @@ berth_listen(struct berth_loop *loop, const char *text, const struct berth_handl
     }
     const int fd = open_listener(loop, &address);
     struct berth_slot *slot = NULL;
-    int error = fd < 0 ? fd : create_keeping(loop, fd, (uint8_t)class_id, KIND_LISTENER, &slot);
+    int error =
+        fd < 0 ? fd : conn_create_keeping(loop, fd, (uint8_t)class_id, KIND_LISTENER, &slot);
     if (error) {
         if (fd >= 0)
             (void)sys_close(fd);
@@ -348,7 +348,7 @@ int
 conn_create_own(struct berth_loop *loop, int fd, uint32_t state,
                 const struct berth_handlers *handlers, void *ctx, struct berth_slot **slot)
 {
-    const int error = create_keeping(loop, fd, CLASS_OWN, state, slot);
+    const int error = conn_create_keeping(loop, fd, CLASS_OWN, state, slot);
     if (error)
         return error;
     struct conn_cold *cold = slot_cold(loop, *slot);

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "loop/udp_internal.h"
 #include "os/memory.h"
 #include "os/sys.h"
 
@@ -235,6 +236,8 @@ close_leftovers(struct berth_loop *loop)
         if (slot_kind(slot) == KIND_WAKE)
             continue;
         send_clear(loop, slot);
+        if (slot_kind(slot) == KIND_DATAGRAM)
+            udp_free(loop, slot);
         const int fd = loop->direct ? descriptor_kept(loop, slot) : (int)index;
         if (fd >= 0)
             (void)sys_close(fd);
@@ -250,6 +253,7 @@ destroy_parts(struct berth_loop *loop)
     if (loop->pool != NULL)
         receive_turn_over(loop);
     close_leftovers(loop);
+    udp_state_destroy(loop);
     if (loop->wake_fd >= 0)
         (void)sys_close(loop->wake_fd);
     if (loop->reserve_fd >= 0)
@@ -479,6 +483,8 @@ berth_loop_explain(const struct berth_loop *loop, char *text, size_t size)
     int used = snprintf(text, size, "engine: %s\n%s", loop->engine->name, loop->refusals);
     size_t at = (size_t)used < size ? (size_t)used : size;
     used += loop->engine->explain(loop, text == NULL ? NULL : text + at, size - at);
+    at = (size_t)used < size ? (size_t)used : size;
+    used += udp_explain(loop, text == NULL ? NULL : text + at, size - at);
     if (!loop->options.direct_descriptors || loop->direct)
         return used;
     at = (size_t)used < size ? (size_t)used : size;

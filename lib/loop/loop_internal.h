@@ -31,10 +31,14 @@ enum loop_op {
     OP_CANCEL,
     OP_RECEIVE_LANE,
     OP_SHUTDOWN,
-    OP_PROVE, /**< a look at what a posted receive may have missed */
-    OP_TABLE, /**< of the table of direct descriptors; nobody waits for it */
-    OP_PARK,  /**< the cancel of an idle connection's receive */
-    OP_PARKED /**< the poll request in its place */
+    OP_PROVE,          /**< a look at what a posted receive may have missed */
+    OP_TABLE,          /**< of the table of direct descriptors; nobody waits for it */
+    OP_PARK,           /**< the cancel of an idle connection's receive */
+    OP_PARKED,         /**< the poll request in its place */
+    OP_DATAGRAM,       /**< received into a small buffer */
+    OP_DATAGRAM_LARGE, /**< received into a large one: the token tells where the buffer belongs */
+    OP_DATAGRAM_SEND,
+    OP_DATAGRAM_POLL /**< the socket can take more */
 };
 
 /* ---- slot->state ----------------------------------------------------------------------------
@@ -202,6 +206,7 @@ struct berth_loop {
     int now_fresh;             /**< it was read in this turn, after the wait */
     struct drain drain;
     struct berth_listener *stopped; /**< listeners that draining has stopped */
+    struct udp_state *udp;          /**< of all datagram sockets; NULL before the first */
     struct conn_class classes[CLASS_COUNT_MAX];
     char refusals[512]; /**< why other engines were not taken */
     char direct_refusal[128];
@@ -579,6 +584,10 @@ void send_batch(struct berth_loop *loop);
 void send_clear(struct berth_loop *loop, struct berth_slot *slot);
 
 /* ---- listen.c ------------------------------------------------------------------------------- */
+
+/** A slot for an ordinary descriptor, which is the slot's if this returns 0. */
+int conn_create_keeping(struct berth_loop *loop, int fd, uint8_t class_id, uint32_t state,
+                        struct berth_slot **slot);
 
 /** A newcomer, by the number of its slot-to-be. Its descriptor is the loop's from here on. */
 void listener_accepted(struct berth_loop *loop, struct berth_slot *listener, int index);

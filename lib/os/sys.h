@@ -90,7 +90,11 @@
 #ifdef __linux__
 #define BERTH_SYS_LINUX_SOCKET_ROWS(ROW)                                                           \
     ROW(accept4, (int fd, struct sockaddr *address, socklen_t *size, int flags),                   \
-        (fd, address, size, flags), accept4(fd, address, size, flags))
+        (fd, address, size, flags), accept4(fd, address, size, flags))                             \
+    ROW(recvmmsg, (int fd, struct mmsghdr *messages, unsigned count, int flags),                   \
+        (fd, messages, count, flags), recvmmsg(fd, messages, count, flags, NULL))                  \
+    ROW(sendmmsg, (int fd, struct mmsghdr *messages, unsigned count, int flags),                   \
+        (fd, messages, count, flags), sendmmsg(fd, messages, count, flags))
 #else
 #define BERTH_SYS_LINUX_SOCKET_ROWS(ROW)
 #endif

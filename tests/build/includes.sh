@@ -62,6 +62,7 @@ public_header()
     timer) allow "$path" $standard $(own attr) ;;
     loop) allow "$path" $standard $(own attr cacheline copies pool stats table timer token) ;;
     loop_cross) allow "$path" $standard $(own attr loop token) ;;
+    udp) allow "$path" $standard $(own attr loop pool table token) ;;
     *) fail "$path: no rule for this header in tests/build/includes.sh" ;;
     esac
 }
@@ -131,9 +132,8 @@ for path in $siblings; do
     for included in $(includes_of "$path"); do
         case $included in
         *engine_*.h* | *poller_*.h*)
-            # An engine in several files has a header of its own, named after it.
-            stem=${included##*/}
-            stem=${stem%%.h*}
+            # An engine in several files has headers of its own, named after it: engine_NAME*.h.
+            stem=$(echo "${included##*/}" | sed 's/^\([a-z]*_[a-z]*\).*/\1/')
             case ${path##*/} in
             "$stem"*) pass ;;
             *) fail "$path includes its sibling $included" ;;

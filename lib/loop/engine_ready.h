@@ -1,0 +1,28 @@
+/*
+ * What the two files of the readiness engine share.
+ *
+ *   engine_ready.c      streams, and everything else
+ *   engine_ready_udp.c  datagrams
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef BERTH_LOOP_ENGINE_READY_H
+#define BERTH_LOOP_ENGINE_READY_H
+
+#include "loop/loop_internal.h"
+
+/** Tells the poller what the bits of the slot say: CONN_RECEIVING, CONN_WRITABLE. */
+int ready_update_interest(struct berth_loop *loop, struct berth_slot *slot);
+
+int ready_receive_start(struct berth_loop *loop, struct berth_slot *slot);
+void ready_receive_stop(struct berth_loop *loop, struct berth_slot *slot);
+
+/* ---- engine_ready_udp.c ------------------------------------------------------------------------
+ */
+
+/** A socket of datagrams is ready for something. */
+void ready_datagram_event(struct berth_loop *loop, struct berth_slot *slot, uint32_t events);
+
+void ready_datagram_send(struct berth_loop *loop, struct berth_slot *slot);
+
+#endif
