@@ -184,6 +184,17 @@ udp_send_to(struct berth_udp *udp, const struct sockaddr_in *to, const void *dat
     return berth_udp_send(udp, (const struct sockaddr *)to, sizeof(*to), data, length);
 }
 
+/** Reads what has come for a plain socket; how many datagrams. */
+static inline unsigned
+udp_count(int client)
+{
+    char data[65536];
+    unsigned count = 0;
+    while (rig_read(client, data, sizeof(data)) >= 0)
+        count++;
+    return count;
+}
+
 /** Closes it, and turns until it has said so. */
 static inline void
 udp_close(const struct rig *rig, struct berth_udp *udp, const struct seen *seen)
