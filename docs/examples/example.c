@@ -74,8 +74,8 @@ usage_print(FILE *out)
     for (const struct example_option *own = program.own; own != NULL && own->name != NULL; own++)
         fprintf(out, " [--%s %s]", own->name, own->placeholder);
     fputs(" ADDRESS...\n"
-          "ADDRESS is tcp://HOST:PORT, tcp://[::1]:PORT, unix:/PATH or unix:@NAME;"
-          " port 0 lets the kernel choose.\n",
+          "ADDRESS is tcp://HOST:PORT, tcp://[::1]:PORT, unix:/PATH or unix:@NAME, or for datagrams"
+          " udp://HOST:PORT;\nport 0 lets the kernel choose.\n",
           out);
 }
 
@@ -173,6 +173,22 @@ example_open(int argc, char **argv, const struct berth_loop_options *options,
     return loop;
 }
 
+/* Says where it listens, or why not. */
+static void
+listening(struct berth_loop *loop, const char *wanted, const char *address, int error)
+{
+    if (error == 0) {
+        printf("listening on %s\n", address);
+        fflush(stdout);
+        return;
+    }
+    fprintf(stderr, "%s: %s: %s\n", program.name, wanted, strerror(-error));
+    berth_loop_destroy(loop);
+    if (error == -EINVAL)
+        usage_exit();
+    exit(EXIT_FAILURE);
+}
+
 void
 example_listen(struct berth_loop *loop, const struct berth_handlers *handlers, void *context)
 {
@@ -183,16 +199,23 @@ example_listen(struct berth_loop *loop, const struct berth_handlers *handlers, v
 
         if (error == 0)
             error = berth_listener_address(listener, address, sizeof(address));
-        if (error != 0) {
-            fprintf(stderr, "%s: %s: %s\n", program.name, program.addresses[i], strerror(-error));
-            berth_loop_destroy(loop);
-            if (error == -EINVAL)
-                usage_exit();
-            exit(EXIT_FAILURE);
-        }
-        printf("listening on %s\n", address);
+        listening(loop, program.addresses[i], address, error);
     }
-    fflush(stdout);
+}
+
+void
+example_udp_open(struct berth_loop *loop, const struct berth_udp_handlers *handlers, void *context,
+                 const struct berth_udp_options *options)
+{
+    for (int i = 0; i < program.addresses_count; i++) {
+        struct berth_udp *udp = NULL;
+        char address[BERTH_ADDRESS_TEXT_MAX];
+        int error = berth_udp_open(loop, program.addresses[i], handlers, context, options, &udp);
+
+        if (error == 0)
+            error = berth_udp_address(udp, address, sizeof(address));
+        listening(loop, program.addresses[i], address, error);
+    }
 }
 
 /* ---- running ------------------------------------------------------------------------------ */

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include <berth/loop.h>
+#include <berth/udp.h>
 
 /** An option of one program's own, `--name VALUE`. A list of them ends with a NULL name. */
 struct example_option {
@@ -37,6 +38,10 @@ struct berth_loop *example_open(int argc, char **argv, const struct berth_loop_o
 
 /** Listens on every ADDRESS, and prints `listening on ADDRESS` for each. Exits as example_open. */
 void example_listen(struct berth_loop *loop, const struct berth_handlers *handlers, void *context);
+
+/** The same for datagrams. `options` NULL: the defaults. */
+void example_udp_open(struct berth_loop *loop, const struct berth_udp_handlers *handlers,
+                      void *context, const struct berth_udp_options *options);
 
 /** Calls `tick` about every `period_ms` from example_run. One per program; before example_run. */
 void example_tick(int period_ms, void (*tick)(struct berth_loop *loop));

@@ -25,8 +25,9 @@ static struct {
 } plan;
 
 #ifdef BERTH_HAVE_LIBURING
-/** Completions that have been looked at already: of the kernel's own count. */
+/** Completions up to here have been looked at already, once there were any: the kernel's count. */
 static unsigned looked_at;
+static int has_looked;
 
 static intptr_t
 patching_wait(struct io_uring *ring, struct io_uring_cqe **completion, unsigned count,
@@ -34,7 +35,8 @@ patching_wait(struct io_uring *ring, struct io_uring_cqe **completion, unsigned 
 {
     const intptr_t result = sys_direct_uring_wait(ring, completion, count, timeout);
     const unsigned head = *ring->cq.khead, tail = head + io_uring_cq_ready(ring);
-    for (unsigned at = (int)(looked_at - head) > 0 ? looked_at : head; at != tail; at++) {
+    unsigned at = has_looked && (int)(looked_at - head) > 0 ? looked_at : head;
+    for (; at != tail; at++) {
         struct io_uring_cqe *entry = &ring->cq.cqes[at & *ring->cq.kring_mask];
         if (berth_token_op(entry->user_data) != OP_DATAGRAM_SEND)
             continue;
@@ -45,6 +47,7 @@ patching_wait(struct io_uring *ring, struct io_uring_cqe **completion, unsigned 
         entry->res = plan.error;
     }
     looked_at = tail;
+    has_looked = 1;
     return result;
 }
 #endif
@@ -58,12 +61,15 @@ fail_sends(const char *engine, unsigned nth, unsigned times, int error)
     plan.nth = nth;
     plan.times = times;
     plan.error = error;
-    if (strcmp(engine, "uring") != 0)
-        faults_fail("sendmmsg", nth, times, error);
 #ifdef BERTH_HAVE_LIBURING
-    else
+    has_looked = 0; /* it may be another ring */
+    if (strcmp(engine, "uring") == 0) {
         berth_sys_uring_wait = patching_wait;
+        return;
+    }
 #endif
+    (void)engine;
+    faults_fail("sendmmsg", nth, times, error);
 }
 
 static unsigned

@@ -66,6 +66,24 @@ for program in echo http kv chat; do
 done
 refuses 1 http --root "$scratch/nothing" tcp://127.0.0.1:0
 
+# The same for datagrams.
+for program in udp_echo dns; do
+    refuses 2 "$program"
+    refuses 2 "$program" --nonsense udp://127.0.0.1:0
+    refuses 2 "$program" --engine nonsense udp://127.0.0.1:0
+    refuses 2 "$program" tcp://127.0.0.1:0
+    refuses 2 "$program" udp://127.0.0.1:0 udp://127.0.0.1
+    if start 2 "$program" udp://127.0.0.1:0 udp://localhost:0; then
+        refuses 1 "$program" "$address"
+        check_stop INT
+    else
+        fail "$program does not start: $(cat "$scratch/complains")"
+    fi
+done
+refuses 2 udp_echo --receive nonsense udp://127.0.0.1:0
+refuses 2 dns --zone "www.example MX mail" udp://127.0.0.1:0
+refuses 2 echo udp://127.0.0.1:0
+
 for program in epoll_server epoll_server_pointer; do
     [ -x "$programs/$program" ] || continue
     refuses 2 "$program"
