@@ -185,10 +185,11 @@ BERTH_API BERTH_NODISCARD int berth_loop_create(struct berth_loop **loop,
                                                 const struct berth_loop_options *options);
 
 /**
- * Closes every connection (their close callbacks come with -ECANCELED) and listener, and frees the
- * loop. Not from a callback. NULL is allowed. Returns 0; -EBUSY inside a callback; -ECHILD in a
- * child of fork(2), which must not touch its parent's loop. Leases still held keep the pool's
- * memory alive only if released before: release them first, or their memory is leaked and counted.
+ * Closes every connection and datagram socket (their close callbacks come with -ECANCELED) and
+ * listener, and frees the loop. Not from a callback. NULL is allowed. Returns 0; -EBUSY inside a
+ * callback; -ECHILD in a child of fork(2), which must not touch its parent's loop. Leases still
+ * held keep the pool's memory alive only if released before: release them first, or their memory is
+ * leaked and counted.
  */
 BERTH_API int berth_loop_destroy(struct berth_loop *loop);
 
