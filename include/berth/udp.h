@@ -100,7 +100,9 @@ struct berth_udp_handlers {
 /** How to open one. Fill with berth_udp_options_init, then change what you need. Since 0.1. */
 struct berth_udp_options {
     uint32_t abi;       /**< set by berth_udp_options_init; a mismatch is refused */
-    uint32_t queue_max; /**< sends that may wait at once: 1 to 32,768; default 1,024 */
+    uint32_t queue_max; /**< sends that may wait at once: 1 to 32,768; default 1,024. From a
+                               refused one until `drained` the socket does not receive, unless the
+                               loop's keep_receiving says so: an echo cannot drown in itself */
     const char *peer;   /**< NULL, or an address to connect to: only its datagrams are received,
                              errors from the network are told, and sends need no address */
     uint32_t kernel_receive_bytes; /**< SO_RCVBUF, which the kernel may round and limit; 0: its own

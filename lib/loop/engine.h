@@ -92,7 +92,7 @@ struct engine {
      * Nonzero if there is something to do at once that the descriptor does not tell of.
      */
     int (*rest)(struct berth_loop *loop);
-    /** receive_start, for a slot of datagrams; it may starve instead (conn_starve). */
+    /** receive_start, for a slot of datagrams; it may starve instead (udp_starve). */
     int (*datagram_start)(struct berth_loop *loop, struct berth_slot *slot);
 
     /** send, for a slot of datagrams: from the head of its own queue. See udp_internal.h. */

@@ -462,7 +462,7 @@ ready_explain(const struct berth_loop *loop, char *text, size_t size)
         .accept_stop = ready_accept_stop, .receive_start = ready_receive_start,                    \
         .receive_stop = ready_receive_stop, .send = ready_send,                                    \
         .connect_wait = ready_connect_wait, .cancel = ready_cancel, .forget = ready_forget,        \
-        .nest = ready_nest, .rest = ready_rest, .datagram_start = ready_receive_start,             \
+        .nest = ready_nest, .rest = ready_rest, .datagram_start = ready_datagram_start,            \
         .datagram_send = ready_datagram_send, .explain = ready_explain                             \
     }
 

@@ -23,6 +23,7 @@ void ready_receive_stop(struct berth_loop *loop, struct berth_slot *slot);
 /** A socket of datagrams is ready for something. */
 void ready_datagram_event(struct berth_loop *loop, struct berth_slot *slot, uint32_t events);
 
+int ready_datagram_start(struct berth_loop *loop, struct berth_slot *slot);
 void ready_datagram_send(struct berth_loop *loop, struct berth_slot *slot);
 
 #endif

@@ -39,6 +39,17 @@ struct batch_in {
 
 /* ---- receiving ------------------------------------------------------------------------------ */
 
+int
+ready_datagram_start(struct berth_loop *loop, struct berth_slot *slot)
+{
+    struct udp_socket *udp = udp_of(loop, slot);
+    if (berth_pool_available(loop->pool, udp_class(udp), BERTH_FOR_ACTIVE) == 0) {
+        udp_starve(loop, udp); /* it would be told again and again that there is something */
+        return 0;
+    }
+    return ready_receive_start(loop, slot);
+}
+
 /** Takes buffers to read into: as many as asked for, or as there are. */
 static unsigned
 take_buffers(struct berth_loop *loop, const struct udp_socket *udp, struct batch_in *batch,
@@ -102,7 +113,7 @@ receive_batch(struct berth_loop *loop, struct berth_slot *slot, unsigned *asked)
     struct batch_in batch;
     *asked = take_buffers(loop, udp, &batch, udp->burst);
     if (*asked == 0) {
-        conn_starve(loop, slot);
+        udp_starve(loop, udp);
         return -ENOBUFS;
     }
     intptr_t got;
@@ -128,9 +139,10 @@ receive_batch(struct berth_loop *loop, struct berth_slot *slot, unsigned *asked)
 static void
 receive(struct berth_loop *loop, struct berth_slot *slot)
 {
+    const struct udp_socket *udp = udp_of(loop, slot);
     size_t budget = loop->options.fairness_bytes;
     for (unsigned calls = 0; calls < BATCHES_MAX; calls++) {
-        if (!conn_wants_data(slot) || slot->state & CONN_STARVED) {
+        if (!conn_may_receive(loop, slot) || udp->starving) {
             ready_receive_stop(loop, slot); /* conn_progress starts it again when it may */
             slot->state |= CONN_TODO;
             return;
@@ -138,7 +150,7 @@ receive(struct berth_loop *loop, struct berth_slot *slot)
         unsigned asked;
         const uint64_t before = loop->stats.received_bytes;
         const int got = receive_batch(loop, slot, &asked);
-        if (got < 0 && !(slot->state & CONN_STARVED)) {
+        if (got < 0 && !udp->starving) {
             if (got != -EAGAIN)
                 udp_receive_failed(loop, slot, got);
             return;

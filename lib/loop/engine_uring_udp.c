@@ -41,7 +41,7 @@ uring_datagram_start(struct berth_loop *loop, struct berth_slot *slot)
     if (error)
         return error;
     if (!uring_datagram_fill(loop, ring)) {
-        conn_starve(loop, slot); /* posted now it would fail at once, again and again */
+        udp_starve(loop, udp_of(loop, slot)); /* posted now it would fail at once, for ever */
         return 0;
     }
     struct io_uring_sqe *submission = uring_begin_operation(loop, slot);

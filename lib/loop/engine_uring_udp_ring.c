@@ -127,7 +127,8 @@ uring_datagram_grow(struct datagram_ring *ring)
 int
 uring_datagram_fill(struct berth_loop *loop, struct datagram_ring *ring)
 {
-    while (ring->posted < ring->posted_max && ring->idle_count > 0)
+    while (ring->posted < ring->posted_max && ring->idle_count > 0 &&
+           (ring->posted == 0 || loop->starved.count == 0)) /* connections that wait come first */
         if (!post(loop, ring, ring->idle_ids[--ring->idle_count]))
             break;
     return ring->posted > 0;
@@ -141,8 +142,7 @@ uring_datagram_refill(struct berth_loop *loop)
         struct datagram_ring *ring = &udp->rings[i];
         if (ring->entries == NULL)
             continue;
-        if (loop->starved.count == 0) /* whoever waits comes first */
-            (void)uring_datagram_fill(loop, ring);
+        (void)uring_datagram_fill(loop, ring);
         if (ring->given > 0)
             io_uring_buf_ring_advance(ring->entries, (int)ring->given);
         ring->given = 0;

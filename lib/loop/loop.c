@@ -22,9 +22,6 @@
 /** No wait is longer than this: wake-ups have been lost by kernels as late as 7.3.3. */
 #define WAIT_MS_MAX 1000
 
-/** How often to look for buffers released elsewhere while connections wait for one. */
-#define STARVED_TICK_MS 5
-
 /** How long the loop waits for the kernel to let go of everything when it is destroyed. */
 #define DESTROY_WAIT_MS 6000
 
@@ -348,6 +345,7 @@ wait_ms(struct berth_loop *loop, int timeout_ms)
 {
     if (loop->starved.count > 0)
         timeout_ms = shorter(timeout_ms, STARVED_TICK_MS);
+    timeout_ms = shorter(timeout_ms, udp_tick(loop));
     timeout_ms = shorter(timeout_ms, conn_closing_tick(loop));
     timeout_ms = shorter(timeout_ms, listener_tick(loop));
     timeout_ms = shorter(timeout_ms, timers_wait_ms(loop));

@@ -104,6 +104,9 @@ struct conn_link {
     uint32_t next, previous;
 };
 
+/** How often to look for buffers released elsewhere while somebody waits for one. */
+#define STARVED_TICK_MS 5
+
 /** The lists a connection can be in, one place for each. */
 enum conn_list_kind { LIST_STARVED, LIST_CLOSING, LIST_KIND_COUNT };
 

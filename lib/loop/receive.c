@@ -175,10 +175,8 @@ receive_starved(struct berth_loop *loop)
         served++;
         loop->stats.rearms++;
         loop->current = slot;
-        slot->state |= CONN_TODO; /* afterwards it receives in the ordinary way again */
-        /* An earlier one's callback may have changed that. Datagrams are received in one way only.
-         */
-        if (slot_kind(slot) == KIND_CONN && conn_may_receive(loop, slot))
+        slot->state |= CONN_TODO;         /* afterwards it receives in the ordinary way again */
+        if (conn_may_receive(loop, slot)) /* an earlier one's callback may have changed that */
             receive_borrowing(loop, slot);
         conn_after_event(loop, slot);
     }

@@ -148,10 +148,12 @@ create_slot(struct berth_loop *loop, int fd, struct udp_socket *udp, struct bert
     slot_cold(loop, slot)->ctx = udp;
     error = loop->engine->datagram_start(loop, slot);
     if (error) {
+        BERTH_ASSERT(!udp->starving);
         slot->state &= ~(uint32_t)CONN_OPENED;
         conn_discard(loop, slot, 0);
         return error;
     }
+    udp->slot = slot;
     udp->next = loop->udp->sockets;
     if (udp->next != NULL)
         udp->next->previous = udp;
@@ -180,7 +182,6 @@ berth_udp_open(struct berth_loop *loop, const char *address,
     struct udp_socket *udp = (struct udp_socket *)calloc(1, sizeof(*udp));
     if (udp == NULL)
         return -ENOMEM;
-    udp->loop = loop;
     udp->handlers = handlers;
     udp->ctx = ctx;
     udp->queue_max = options.queue_max;
@@ -271,6 +272,41 @@ udp_receive_failed(struct berth_loop *loop, struct berth_slot *slot, int error)
     }
 }
 
+/* ---- running out of buffers ----------------------------------------------------------------- */
+
+void
+udp_starve(struct berth_loop *loop, struct udp_socket *udp)
+{
+    loop->stats.enobufs++;
+    if (udp->starving)
+        return;
+    udp->starving = 1;
+    loop->udp->starving++;
+    loop->stats.starved++;
+}
+
+static void
+unstarve(struct berth_loop *loop, struct udp_socket *udp)
+{
+    loop->udp->starving -= udp->starving;
+    udp->starving = 0;
+}
+
+int
+udp_tick(struct berth_loop *loop)
+{
+    if (loop->udp == NULL || loop->udp->starving == 0)
+        return -1;
+    for (struct udp_socket *udp = loop->udp->sockets; udp != NULL; udp = udp->next) {
+        if (!udp->starving ||
+            berth_pool_available(loop->pool, udp_class(udp), BERTH_FOR_ACTIVE) == 0)
+            continue;
+        unstarve(loop, udp);
+        conn_todo(loop, udp->slot);
+    }
+    return STARVED_TICK_MS;
+}
+
 /* ---- sending -------------------------------------------------------------------------------- */
 
 void
@@ -321,6 +357,14 @@ udp_send_failed(struct berth_loop *loop, struct berth_slot *slot, uint32_t index
     slot->state |= CONN_TODO;
     if (send_in_pieces(loop, udp, index, error))
         return;
+    if (error == -ECONNREFUSED && udp->connected) {
+        /* The answer to an earlier one, which the kernel tells whoever comes first. */
+        struct udp_list refused = {0, 0};
+        udp_list_append(loop, &refused, index);
+        udp_list_join(loop, &refused, &udp->waiting);
+        tell_error(loop, slot, error, 0);
+        return;
+    }
     const uint32_t bytes = udp_node_at(loop, index)->lease.length;
     const uint32_t segment = udp_node_at(loop, index)->segment_bytes;
     loop->stats.datagrams_lost += segment == 0 ? 1 : (bytes + segment - 1) / segment;
@@ -370,6 +414,7 @@ udp_free(struct berth_loop *loop, struct berth_slot *slot)
         loop->udp->sockets = udp->next;
     if (udp->next != NULL)
         udp->next->previous = udp->previous;
+    unstarve(loop, udp);
     slot_cold(loop, slot)->ctx = NULL;
     free(udp);
 }

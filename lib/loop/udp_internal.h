@@ -2,9 +2,10 @@
  * What the files of datagrams share: a socket's state, its queue, and the calls between the policy
  * (udp.c, udp_calls.c) and the engines (engine_*_udp.c). Nothing here is known to a stream.
  *
- * A datagram socket is a slot of kind KIND_DATAGRAM; it uses the bits of enum conn_state and the
- * close protocol of connections. Its queue is not the slot's: slot->buffer stays 0. The rest of it
- * lies in a struct udp_socket, to which ctx of the slot's cold record points.
+ * A datagram socket is a slot of kind KIND_DATAGRAM; it uses the bits of enum conn_state (but for
+ * CONN_STARVED: datagrams starve by themselves) and the close protocol of connections. Its queue is
+ * not the slot's: slot->buffer stays 0. The rest of it lies in a struct udp_socket, to which ctx of
+ * the slot's cold record points.
  *
  * The invariants: each node is in one list of one socket, or free; a node that an engine has taken
  * is not touched before the engine gives it back; a refused send has queued nothing.
@@ -57,7 +58,7 @@ struct udp_list {
 };
 
 struct udp_socket {
-    struct berth_loop *loop;
+    struct berth_slot *slot;
     const struct berth_udp_handlers *handlers;
     void *ctx;
     struct address address;
@@ -72,11 +73,13 @@ struct udp_socket {
     uint8_t large;     /**< receives into 64 KiB buffers */
     uint8_t merges;    /**< the kernel merges what it receives */
     uint8_t segments;  /**< the kernel cuts what it sends */
+    uint8_t starving;  /**< there was no buffer to receive into: see udp_tick */
 };
 
 struct udp_state {
     struct udp_nodes nodes;
     struct udp_socket *sockets;
+    uint32_t starving; /**< how many of them */
 };
 
 static inline struct udp_socket *
@@ -115,6 +118,10 @@ void udp_free(struct berth_loop *loop, struct berth_slot *slot);
 
 void udp_state_destroy(struct berth_loop *loop);
 
+/** Sockets that starve try again when there are buffers. Returns ms until it is due again, or -1.
+ */
+int udp_tick(struct berth_loop *loop);
+
 /** Lines about datagrams, if there are any; as snprintf. */
 int udp_explain(const struct berth_loop *loop, char *text, size_t size);
 
@@ -130,6 +137,9 @@ void udp_describe(struct berth_datagram *datagram, const struct msghdr *message)
 /** Calls the program. The engine settles the buffers, and calls conn_after_event, afterwards. */
 void udp_deliver(struct berth_loop *loop, struct berth_slot *slot,
                  const struct berth_datagram *list, unsigned n);
+
+/** No buffer to receive into, and so nothing posted: it will be started again when there is one. */
+void udp_starve(struct berth_loop *loop, struct udp_socket *udp);
 
 /** A receive brought an error: the program is told, or it was the last one. */
 void udp_receive_failed(struct berth_loop *loop, struct berth_slot *slot, int error);

@@ -19,6 +19,7 @@ START_TEST(the_queue_is_full)
     udp_rig_begin(&rig, engine, 0);
     struct berth_udp *udp = udp_open(&rig, &seen, &options);
     const int client = udp_client(NULL);
+    const int receiver = udp_client(udp);
     const struct sockaddr_in to = udp_client_where(client);
     for (unsigned round = 1; round <= 3; round++) {
         for (unsigned i = 0; i < 8; i++)
@@ -32,13 +33,16 @@ START_TEST(the_queue_is_full)
             -ENOBUFS);
         ck_assert_int_eq(berth_release(berth_loop_pool(rig.loop), lease), 0); /* ours still */
         ck_assert_uint_eq(seen.drained, round - 1);
+        rig_write(receiver, "meanwhile", 9);
         RIG_UNTIL(&rig, seen.drained == round, 100);
+        RIG_UNTIL(&rig, seen.datagrams == round, 100);
         RIG_UNTIL(&rig, berth_udp_queued(udp) == 0, 100);
         ck_assert_uint_eq(udp_count(client), 8);
         ck_assert_uint_eq(rig_stats(&rig).datagrams_refused, 2 * round);
     }
     udp_close(&rig, udp, &seen);
     ck_assert_int_eq(close(client), 0);
+    ck_assert_int_eq(close(receiver), 0);
     rig_end(&rig);
 }
 END_TEST
@@ -179,6 +183,15 @@ START_TEST(nobody_listens_there)
         ck_assert_int_eq(seen.error, -ECONNREFUSED);
         ck_assert_uint_eq(seen.lost, 0);
     }
+    /* Whoever is told of it first, a send or the receive: each goes out. */
+    for (unsigned i = 0; i < 50; i++)
+        ck_assert_int_eq(berth_udp_send(udp, NULL, 0, &i, sizeof(i)), 0);
+    RIG_UNTIL(&rig, berth_udp_queued(udp) == 0, 100);
+    ck_assert_uint_eq(seen.lost, 0);
+    ck_assert_uint_eq(rig_stats(&rig).datagrams_sent, 53);
+    RIG_UNTIL(&rig, seen.errors > 3, 100);
+    for (unsigned i = 0; i < 5; i++)
+        (void)rig_turn(&rig, 1);
     server = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     ck_assert_int_eq(bind(server, (struct sockaddr *)&where, sizeof(where)), 0);
     ck_assert_int_eq(berth_udp_send(udp, NULL, 0, "hello!", 6), 0);
