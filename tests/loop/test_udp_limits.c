@@ -129,6 +129,61 @@ START_TEST(buffers_run_out_and_come_back)
 }
 END_TEST
 
+/* Large buffers are gone: that is nothing to streams, nor to sockets with small ones. */
+START_TEST(large_buffers_run_out_and_others_go_on)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const struct berth_handlers echo = {.data = rig_echo};
+    static struct berth_lease leases[KEPT_MAX];
+    static const char data[5000];
+    struct rig rig;
+    struct seen seen = {.retain_max = KEPT_MAX, .leases = leases}, small = {.echo = 1};
+    struct berth_loop_options options;
+    struct berth_pool_options pool_options;
+    struct berth_udp_options large;
+    berth_pool_options_init(&pool_options);
+    pool_options.bytes_max = (size_t)6 << 20; /* 32 of 64 KiB, and some others */
+    pool_options.class_bytes_max[BERTH_CLASS_64K] = (size_t)2 << 20;
+    rig_options(&options, engine, &pool_options);
+    rig_begin(&rig, &options, &echo, NULL);
+    struct berth_pool *pool = berth_loop_pool(rig.loop);
+    berth_udp_options_init(&large);
+    large.large = 1;
+    struct berth_udp *udp = udp_open(&rig, &seen, &large), *other = udp_open(&rig, &small, NULL);
+    const int client = udp_client(udp), another = udp_client(other);
+    unsigned sent = 0;
+    for (; rig_stats(&rig).starved == 0 && sent < 100; sent++) {
+        rig_write(client, data, sizeof(data));
+        (void)rig_turn(&rig, 1);
+        (void)rig_turn(&rig, 1);
+    }
+    ck_assert_uint_gt(rig_stats(&rig).starved, 0);
+    ck_assert_uint_eq(berth_pool_available(pool, BERTH_CLASS_64K, BERTH_FOR_ACTIVE), 0);
+    for (unsigned i = 1; i <= 20; i++) {
+        rig_try_echo(&rig);
+        rig_write(another, "x", 1);
+        RIG_UNTIL(&rig, small.datagrams == i, 100);
+    }
+    const unsigned came = seen.datagrams;
+    ck_assert_uint_le(came, sent);
+    rig_write(client, data, sizeof(data));
+    const uint64_t before = rig_stats(&rig).syscalls;
+    for (unsigned i = 0; i < 10; i++)
+        (void)rig_turn(&rig, RIG_TURN_MS);
+    ck_assert_uint_le(rig_stats(&rig).syscalls - before, 20);
+    ck_assert_uint_eq(seen.datagrams, came);
+    for (unsigned i = 0; i < seen.retained; i++)
+        ck_assert_int_eq(berth_release(pool, leases[i]), 0);
+    seen.retain_max = 0;
+    RIG_UNTIL(&rig, seen.datagrams == sent + 1, 200);
+    udp_close(&rig, udp, &seen);
+    udp_close(&rig, other, &small);
+    ck_assert_int_eq(close(client), 0);
+    ck_assert_int_eq(close(another), 0);
+    rig_end(&rig);
+}
+END_TEST
+
 START_TEST(a_flood_leaves_room_for_others)
 {
     RIG_ENGINE_OR_RETURN(engine);
@@ -220,6 +275,7 @@ main(void)
     Suite *suite = suite_create("loop udp limits");
     RIG_ADD(suite, the_queue_is_full);
     RIG_ADD(suite, buffers_run_out_and_come_back);
+    RIG_ADD(suite, large_buffers_run_out_and_others_go_on);
     RIG_ADD(suite, a_flood_leaves_room_for_others);
     RIG_ADD(suite, nobody_listens_there);
     return test_run(suite);
