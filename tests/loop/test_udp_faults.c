@@ -63,7 +63,7 @@ fail_sends(const char *engine, unsigned nth, unsigned times, int error)
     plan.error = error;
 #ifdef BERTH_HAVE_LIBURING
     has_looked = 0; /* it may be another ring */
-    if (strcmp(engine, "uring") == 0) {
+    if (strncmp(engine, "uring", 5) == 0) {
         berth_sys_uring_wait = patching_wait;
         return;
     }
@@ -89,7 +89,7 @@ START_TEST(the_kernel_is_full)
     struct berth_udp *udp = udp_open(&rig, &seen, NULL);
     const int client = udp_client(NULL);
     const struct sockaddr_in to = udp_client_where(client);
-    const int uring = strcmp(engine, "uring") == 0;
+    const int uring = strncmp(engine, "uring", 5) == 0;
     (void)rig_turn(&rig, 0);
     fail_sends(engine, uring ? 20 : 2, uring ? 10 : 1, -EAGAIN);
     for (unsigned i = 0; i < 100; i++)
@@ -203,7 +203,7 @@ try_segments(const char *engine, int cut, int error)
     ck_assert_uint_eq(stats.datagrams_segmented, cut && error == 0 ? SEGMENTS : 0);
     if (error != 0) {
         ck_assert_uint_eq(sends_failed(), 1);
-        if (strcmp(engine, "uring") == 0)
+        if (strncmp(engine, "uring", 5) == 0)
             read_segments(&rig, client); /* it had gone out besides */
     }
     /* The same from a lease, and what one segment holds. */
@@ -305,7 +305,7 @@ START_TEST(a_receive_fails)
     RIG_ENGINE_OR_RETURN(engine);
     struct rig rig;
     struct seen seen = {.echo = 1};
-    if (strcmp(engine, "uring") == 0)
+    if (strncmp(engine, "uring", 5) == 0)
         return; /* no call: see nobody_listens_there and buffers_run_out_and_come_back */
     udp_rig_begin(&rig, engine, 0);
     struct berth_udp *udp = udp_open(&rig, &seen, NULL);
