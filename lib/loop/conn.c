@@ -300,6 +300,8 @@ finish(struct berth_loop *loop, struct berth_slot *slot)
     closing_list_leave(loop, slot);
     send_clear(loop, slot);
     if (conn_leaving(loop, slot) && !(slot->state & (CONN_CLOSE_WANTED | CONN_FAILED))) {
+        if (loop->timed > 0)
+            timeouts_stop(loop, slot);
         loop->engine->forget(loop, slot);
         loop->stats.detached++;
         handover_tell(loop, slot, slot_cold(loop, slot)->leaving_fd);

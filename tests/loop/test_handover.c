@@ -393,6 +393,30 @@ START_TEST(flags_come_back)
 }
 END_TEST
 
+/** Its timeouts do not outlive it in the loop: whoever gets its place is not ended by them. */
+START_TEST(timeouts_stay_behind)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    struct record record;
+    int client;
+    struct berth_conn *conn = begin(&rig, &record, engine, &client);
+    ck_assert_int_eq(berth_conn_timeout(conn, BERTH_TIMEOUT_IDLE, 50), 0);
+    ck_assert_int_eq(berth_conn_detach(conn, detached, &gone), 0);
+    ck_assert_int_eq(close(left(&rig, &record)), 0);
+    ck_assert_int_eq(close(client), 0);
+    const int next = rig_client(&rig);
+    RIG_UNTIL(&rig, record.opens == 2, TURNS);
+    for (int i = 0; i < 20; i++) /* longer than the timeout */
+        (void)rig_turn(&rig, RIG_TURN_MS);
+    ck_assert_uint_eq(record.closes, 0);
+    rig_reset(next);
+    RIG_UNTIL(&rig, record.closes == 1, TURNS);
+    record.opens--;
+    record_end(&rig, &record);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -405,5 +429,6 @@ main(void)
     RIG_ADD(suite, too_late_or_too_early);
     RIG_ADD(suite, what_cannot_leave_closes);
     RIG_ADD(suite, flags_come_back);
+    RIG_ADD(suite, timeouts_stay_behind);
     return test_run(suite);
 }

@@ -1,143 +1,14 @@
 /*
- * A loop inside another one: it is turned when, and only when, its descriptor is readable. The
- * timer's harmless tick is taken away here, so that whatever the descriptor does not tell of is
- * missed for good.
+ * A loop inside another one, on a host that turns it when, and only when, its descriptor is
+ * readable: nested.h.
  *
  * SPDX-License-Identifier: MIT
  */
-#include "loop/ways.h"
+#include "loop/nested.h"
 
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/epoll.h>
-
-#include "berth/loop_cross.h"
-#include "support/sys_groups.h"
-
-/** Turns that may come for nothing before the loop must be quiet. */
-#define SPURIOUS_MAX 8
-
-/** No event of these tests takes so long. */
-#define HOST_WAIT_MS 20000
-
-static struct {
-    int set; /**< the host's epoll set */
-    uint64_t turns;
-    unsigned opens, closes;
-    size_t received;
-    int reason;
-    berth_token last;
-} host;
-
-/** The tick of a second is not set. */
-static intptr_t
-settime_without_tick(int fd, int flags, const struct itimerspec *when)
-{
-    const struct itimerspec never = {{0, 0}, {0, 0}};
-    return sys_direct_timerfd_settime(fd, flags, when->it_value.tv_sec > 0 ? &never : when);
-}
-
-static int
-host_open(struct berth_conn *conn, void *ctx)
-{
-    (void)ctx;
-    host.opens++;
-    host.last = berth_conn_token(conn);
-    return 0;
-}
-
-static void
-host_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
-{
-    host.received += bytes;
-    rig_echo(conn, spans, n, bytes);
-}
-
-static void
-host_close(struct berth_conn *conn, int reason)
-{
-    (void)conn;
-    host.closes++;
-    host.reason = reason;
-}
-
-static const struct berth_handlers hosted = {
-    .open = host_open, .data = host_data, .close = host_close};
-
-/** Whether the descriptor is readable within that time. */
-static int
-host_waits(int timeout_ms)
-{
-    struct epoll_event event;
-    int ready;
-    do
-        ready = epoll_wait(host.set, &event, 1, timeout_ms);
-    while (ready < 0 && errno == EINTR);
-    return ready;
-}
-
-/** What a host does, until the condition holds. */
-#define HOST_UNTIL(rig, condition)                                                                 \
-    while (!(condition)) {                                                                         \
-        ck_assert_msg(host_waits(HOST_WAIT_MS) == 1, "nothing tells of: " #condition);             \
-        host.turns++;                                                                              \
-        (void)rig_turn((rig), 0);                                                                  \
-    }
-
-/** It becomes quiet: no spinning. */
-static void
-host_settles(const struct rig *rig)
-{
-    unsigned turns = 0;
-    while (host_waits(0) == 1) {
-        ck_assert_uint_lt(turns++, SPURIOUS_MAX);
-        (void)rig_turn(rig, 0);
-    }
-}
-
-/** 0 if the engine cannot. */
-static int
-host_begin_with(struct rig *rig, const struct berth_loop_options *options,
-                const struct berth_handlers *handlers)
-{
-    memset(&host, 0, sizeof(host));
-    berth_sys_timerfd_settime = settime_without_tick;
-    rig_begin(rig, options, handlers, NULL);
-    const int fd = berth_loop_fd(rig->loop);
-    if (strcmp(options->engine, "poll") == 0) {
-        ck_assert_int_eq(fd, -EOPNOTSUPP);
-        (void)rig_turn(rig, 0); /* no harm was done */
-        rig_end(rig);
-        return 0;
-    }
-    ck_assert_int_ge(fd, 0);
-    ck_assert_int_eq(berth_loop_fd(rig->loop), fd);
-    host.set = epoll_create1(EPOLL_CLOEXEC);
-    ck_assert_int_ge(host.set, 0);
-    struct epoll_event event = {.events = EPOLLIN};
-    ck_assert_int_eq(epoll_ctl(host.set, EPOLL_CTL_ADD, fd, &event), 0);
-    host_settles(rig);
-    return 1;
-}
-
-static int
-host_begin(struct rig *rig, const char *engine)
-{
-    struct berth_loop_options options;
-    rig_options(&options, engine, NULL);
-    return host_begin_with(rig, &options, &hosted);
-}
-
-static void
-host_end(struct rig *rig)
-{
-    HOST_UNTIL(rig, berth_loop_conns(rig->loop) == 0);
-    host_settles(rig);
-    ck_assert_int_eq(close(host.set), 0);
-    rig_end(rig);
-    berth_sys_timerfd_settime = sys_direct_timerfd_settime;
-}
 
 START_TEST(events_are_told)
 {
@@ -444,117 +315,6 @@ START_TEST(released_buffers_are_used)
 }
 END_TEST
 
-/* ---- what goes wrong ------------------------------------------------------------------------- */
-
-static intptr_t
-refuse_timer(int clock, int flags)
-{
-    (void)clock, (void)flags;
-    return -EMFILE;
-}
-
-static intptr_t
-refuse_set(int flags)
-{
-    (void)flags;
-    return -EMFILE;
-}
-
-static int ctl_failures; /**< so many adds work before one fails */
-
-static intptr_t
-refuse_add(int set, int op, int fd, struct epoll_event *event)
-{
-    if (op == EPOLL_CTL_ADD && ctl_failures-- == 0)
-        return -ENOSPC;
-    return sys_direct_epoll_ctl(set, op, fd, event);
-}
-
-START_TEST(refusals_leave_nothing)
-{
-    RIG_ENGINE_OR_RETURN(engine);
-    struct rig rig;
-    struct berth_loop_options options;
-    rig_options(&options, engine, NULL);
-    rig_begin(&rig, &options, &hosted, NULL);
-    (void)rig_turn(&rig, 0);
-    if (berth_loop_fd(rig.loop) == -EOPNOTSUPP) {
-        rig_end(&rig);
-        return;
-    }
-    rig_end(&rig);
-    for (int which = 0; which < 5; which++) {
-        rig_begin(&rig, &options, &hosted, NULL);
-        (void)rig_turn(&rig, 0);
-        if (which == 0)
-            berth_sys_timerfd_create = refuse_timer;
-        else if (which == 1)
-            berth_sys_epoll_create1 = refuse_set;
-        else
-            berth_sys_epoll_ctl = refuse_add;
-        ctl_failures = which - 2;
-        ck_assert_int_eq(berth_loop_fd(rig.loop), which < 2 ? -EMFILE : -ENOSPC);
-        berth_sys_timerfd_create = sys_direct_timerfd_create;
-        berth_sys_epoll_create1 = sys_direct_epoll_create1;
-        berth_sys_epoll_ctl = sys_direct_epoll_ctl;
-        rig_try_echo(&rig);
-        ck_assert_int_ge(berth_loop_fd(rig.loop), 0);
-        rig_try_echo(&rig);
-        rig_end(&rig); /* compares descriptors */
-    }
-}
-END_TEST
-
-static intptr_t
-keep_registrations(int set, int op, int fd, struct epoll_event *event)
-{
-    return op == EPOLL_CTL_DEL ? -EIO : sys_direct_epoll_ctl(set, op, fd, event);
-}
-
-/** The poller builds its set anew when ghosts do not go: the host must hear of the new one. */
-START_TEST(rebuilt_set_is_heard_of)
-{
-    RIG_ENGINE_OR_RETURN(engine);
-    struct rig rig;
-    char text[8];
-    if (strcmp(engine, "epoll") != 0 || !host_begin(&rig, engine))
-        return;
-    const int ghost = rig_client(&rig);
-    HOST_UNTIL(&rig, host.opens == 1);
-    const int number = (int)berth_token_index(host.last);
-    const int copy = dup(number); /* keeps the registration when the loop has closed its own */
-    ck_assert_int_ge(copy, 0);
-    berth_sys_epoll_ctl = keep_registrations;
-    ck_assert_int_eq(berth_conn_close(berth_conn_find(rig.loop, host.last)), 0);
-    HOST_UNTIL(&rig, host.closes == 1);
-    berth_sys_epoll_ctl = sys_direct_epoll_ctl;
-    const int client = rig_client(&rig);
-    HOST_UNTIL(&rig, host.opens == 2);
-    int newcomers[2] = {client, -1};
-    if ((int)berth_token_index(host.last) != number) { /* the client's own took that number */
-        newcomers[1] = rig_client(&rig);
-        HOST_UNTIL(&rig, host.opens == 3);
-    }
-    for (int i = 0; i < 100 && berth_loop_table(rig.loop)->stats.rebuilds == 0; i++) {
-        rig_write(ghost, "boo", 3);
-        if (host_waits(100) == 1)
-            (void)rig_turn(&rig, 0);
-    }
-    ck_assert_uint_eq(berth_loop_table(rig.loop)->stats.rebuilds, 1);
-    host_settles(&rig);
-    rig_write(ghost, "boo", 3);
-    ck_assert_int_eq(host_waits(0), 0); /* nobody hears the ghost any more */
-    rig_write(client, "hello", 5);
-    HOST_UNTIL(&rig, rig_read(client, text, sizeof(text)) == 5);
-    ck_assert_int_eq(close(copy), 0);
-    ck_assert_int_eq(close(ghost), 0);
-    for (int i = 0; i < 2; i++)
-        if (newcomers[i] >= 0)
-            ck_assert_int_eq(close(newcomers[i]), 0);
-    host_end(&rig);
-}
-END_TEST
-
 int
 main(void)
 {
@@ -566,7 +326,5 @@ main(void)
     RIG_ADD(suite, posts_and_signals);
     RIG_ADD(suite, what_becomes_due_is_told);
     RIG_ADD(suite, released_buffers_are_used);
-    RIG_ADD(suite, refusals_leave_nothing);
-    RIG_ADD(suite, rebuilt_set_is_heard_of);
     return test_run(suite);
 }
