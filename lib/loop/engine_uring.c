@@ -291,6 +291,29 @@ on_stale(struct berth_loop *loop, const struct io_uring_cqe *completion)
                           (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT));
 }
 
+/**
+ * Whether the kernel owes this completion. One that nobody asked for (a kernel that tells an end
+ * twice) must not end an operation that is still in flight.
+ */
+static inline int
+is_owed(const struct berth_slot *slot, unsigned op)
+{
+    switch (op) {
+    case OP_RECEIVE:
+        return (slot->state & CONN_RECEIVING) != 0 && !(slot->flags & SLOT_LANE);
+    case OP_RECEIVE_LANE:
+        return (slot->state & CONN_RECEIVING) != 0 && (slot->flags & SLOT_LANE) != 0;
+    case OP_SEND:
+        return (slot->state & CONN_SENDING) != 0;
+    case OP_ACCEPT:
+        return (slot->state & CONN_RECEIVING) != 0 && slot_kind(slot) == KIND_LISTENER;
+    case OP_WAKE:
+        return slot->in_flight > 0 && slot_kind(slot) == KIND_WAKE;
+    default:
+        return slot->in_flight > 0 || op == OP_CANCEL || op == OP_TABLE || op == OP_PARK;
+    }
+}
+
 static void
 dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
 {
@@ -298,7 +321,7 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
     const int32_t result = completion->res;
     const uint32_t flags = completion->flags;
     struct berth_slot *slot = berth_table_find(loop->table, token);
-    if (BERTH_UNLIKELY(slot == NULL)) {
+    if (BERTH_UNLIKELY(slot == NULL || !is_owed(slot, berth_token_op(token)))) {
         on_stale(loop, completion);
         return;
     }
@@ -347,7 +370,7 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
         uring_on_datagram_poll(loop, slot);
         break;
     default:
-        loop->stats.stale++;
+        on_stale(loop, completion);
         return;
     }
     conn_after_event(loop, slot);
