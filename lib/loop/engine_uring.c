@@ -307,6 +307,9 @@ is_owed(const struct berth_slot *slot, unsigned op)
         return (slot->state & CONN_SENDING) != 0;
     case OP_ACCEPT:
         return (slot->state & CONN_RECEIVING) != 0 && slot_kind(slot) == KIND_LISTENER;
+    case OP_CONNECT: /* it may come when the connection has been given up */
+        return slot->in_flight > 0 &&
+               (slot->state & CONN_CONNECTING || slot->flags & BERTH_SLOT_CLOSING);
     case OP_WAKE:
         return slot->in_flight > 0 && slot_kind(slot) == KIND_WAKE;
     default:

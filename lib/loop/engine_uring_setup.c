@@ -133,6 +133,8 @@ init_ring(struct berth_loop *loop, struct uring_engine *state)
         state->setup_flags = params.flags;
         state->bundles = (params.features & BERTH_URING_FEAT_RECVSEND_BUNDLE) != 0;
     }
+    if (error == 0) /* a child would share the queues with its parent */
+        (void)sys_uring_no_fork(&state->ring);
     return error;
 }
 

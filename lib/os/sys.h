@@ -227,6 +227,8 @@ berth_uring_op_known(struct io_uring *ring, int op)
         (entries, ring, params),                                                                   \
         (errno = EPERM, io_uring_queue_init_params(entries, ring, params)))                        \
     ROW(uring_exit, (struct io_uring * ring), (ring), (io_uring_queue_exit(ring), 0))              \
+    ROW(uring_no_fork, (struct io_uring * ring), (ring),                                           \
+        (errno = EPERM, io_uring_ring_dontfork(ring)))                                             \
     ROW(uring_knows, (struct io_uring * ring, int op), (ring, op),                                 \
         (errno = EPERM, berth_uring_op_known(ring, op)))                                           \
     ROW(uring_enable, (struct io_uring * ring), (ring),                                            \

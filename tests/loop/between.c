@@ -300,6 +300,7 @@ between_register_buffers(struct io_uring *ring, struct io_uring_buf_reg *registr
         return sys_direct_uring_register_buffers(ring, registration);
     own.buffers = (struct io_uring_buf *)(uintptr_t)registration->ring_addr;
     own.buffer_count = registration->ring_entries;
+    between.buffers = own.buffers;
     return sys_direct_uring_register_buffers(ring, registration);
 }
 
@@ -314,21 +315,39 @@ between_submit(struct io_uring *ring)
     return result;
 }
 
+/** How long to wait in earnest. */
+static struct __kernel_timespec
+patience(const struct __kernel_timespec *asked)
+{
+    const struct __kernel_timespec none = {0, 0};
+    const unsigned asked_ms = (unsigned)(asked->tv_sec * 1000 + asked->tv_nsec / 1000000);
+    if (asked_ms > between.asked_ms_max)
+        between.asked_ms_max = asked_ms;
+    if (own.tail != own.head)
+        return none; /* there is something already */
+    if (between.patience_ms == 0 || asked_ms <= between.patience_ms)
+        return *asked;
+    const struct __kernel_timespec shorter = {0, (long long)between.patience_ms * 1000000};
+    return shorter;
+}
+
 static intptr_t
 between_wait(struct io_uring *ring, struct io_uring_cqe **completion, unsigned count,
              struct __kernel_timespec *timeout)
 {
-    struct __kernel_timespec none = {0, 0};
     between.waits++;
     between_pass(between.ms_per_wait);
     ck_assert_ptr_nonnull(timeout);
     ck_assert_int_le(timeout->tv_sec, WAIT_S_MAX);
+    const int refused = between.on_wait == NULL ? 0 : between.on_wait();
+    if (refused != 0)
+        return refused;
+    struct __kernel_timespec time = patience(timeout);
     look_at_given();
     look_at_submissions(ring);
-    struct io_uring_cq ours = ring->cq;
+    const struct io_uring_cq ours = ring->cq;
     ring->cq = own.kernels;
-    const intptr_t result =
-        sys_direct_uring_wait(ring, completion, count, own.tail != own.head ? &none : timeout);
+    const intptr_t result = sys_direct_uring_wait(ring, completion, count, &time);
     scribble(ring);
     drain(ring);
     own.kernels = ring->cq;

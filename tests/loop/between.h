@@ -42,18 +42,24 @@ struct between {
      */
     void (*on_completion)(const struct io_uring_cqe *completion);
 
+    /** Comes before each wait: an error that it returns is the wait's, which is not made. */
+    int (*on_wait)(void);
+
     /** Changes what a ring is made with. */
     void (*on_init)(unsigned *entries, struct io_uring_params *params);
 
     unsigned without_features; /**< what the kernel does not know: IORING_FEAT_ */
     unsigned without_setup;    /**< and which IORING_SETUP_ flags it refuses */
+    unsigned patience_ms;      /**< no wait really takes longer; 0: as long as it is asked to */
     unsigned ms_per_wait;      /**< the clock is put on so much by each wait */
     int lax;                   /**< completions are invented: do not look at descriptors */
 
     /* what has been seen */
     struct io_uring *ring;
+    const void *buffers; /**< the ring of buffers */
     unsigned init_sq, init_cq, init_flags;
     unsigned waits, submits;
+    unsigned asked_ms_max;             /**< the longest wait that was asked for */
     unsigned refused;                  /**< submissions that were refused or swallowed */
     unsigned receives, cancels;        /**< submissions of these kinds */
     unsigned receives_unpolled;        /**< receives that look for data, and a buffer, at once */

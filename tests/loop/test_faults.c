@@ -99,6 +99,7 @@ static const struct fault faults[] = {
 #ifdef BERTH_HAVE_LIBURING
     {"uring_init", -ENOMEM, COST_LOOP, URING},
     {"uring_init", -EPERM, COST_LOOP, URING},
+    {"uring_no_fork", -EINVAL, COST_NOTHING, URING},
     {"uring_knows", -ENOMEM, COST_LOOP, URING},
     {"uring_register_buffers", -ENOMEM, COST_LOOP, URING},
     {"uring_enable", -EINVAL, COST_TURN, URING},
