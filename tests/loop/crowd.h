@@ -138,7 +138,8 @@ static inline int
 crowd_settled(void)
 {
     for (unsigned i = 0; i < crowd.count; i++)
-        if (crowd.members[i].client >= 0 && crowd.members[i].received != crowd.members[i].written)
+        if (crowd.members[i].client >= 0 && crowd.members[i].closes == 0 &&
+            crowd.members[i].received != crowd.members[i].written)
             return 0;
     return 1;
 }
