@@ -265,11 +265,15 @@ on_wake(struct berth_loop *loop, struct berth_slot *slot, uint32_t flags)
 
 /* ---- turning -------------------------------------------------------------------------------- */
 
-/** A cancel's own answer matters only if it says that nothing was cancelled: ask again then. */
+/**
+ * A cancel's own answer matters only if it says that nothing was cancelled: ask again then. Not if
+ * the operation is being carried out (-EALREADY): it ends soon, and asking would be all that the
+ * loop does until then.
+ */
 static void
 on_cancel(struct berth_slot *slot, int32_t result)
 {
-    if (result >= 0 || result == -ENOENT || !(slot->state & CONN_STOPPING))
+    if (result >= 0 || result == -ENOENT || result == -EALREADY || !(slot->state & CONN_STOPPING))
         return;
     slot->state &= ~(uint32_t)CONN_STOPPING;
     if (slot_kind(slot) == KIND_CONN || slot_kind(slot) == KIND_DATAGRAM)

@@ -7,6 +7,7 @@
  *   close(2) cancels nothing: shutdown, cancel, wait, close  closing_waits_for_the_last_completion
  *   no end is sent to the peer while an operation is posted  peer_sees_the_end
  *   a cancel's own answer means nothing                      answers_of_a_cancel_do_not_matter
+ *   ... but that it has been asked                           an_answer_is_not_asked_for_twice
  *   ... it may come before or after what it cancelled        answers_come_in_any_order
  *   ... or never, or what it cancels does not end            lost_cancels_are_repeated,
  * never_let_go what is pending stays in the socket                      stopping_loses_nothing and
@@ -164,6 +165,7 @@ END_TEST
 
 static const int32_t answers[] = {0, 1, 7, -ENOENT, -EALREADY, -EINVAL, -ECANCELED, -EBADF};
 #define ANSWERS (sizeof(answers) / sizeof(answers[0]))
+#define ENOUGH_ANSWERS 5 /**< the first: it has been, or will be, cancelled; or it has ended */
 static int32_t answer;
 
 static void
@@ -233,6 +235,41 @@ START_TEST(answers_come_in_any_order)
     (void)rig_turn(&crowd.rig, 0);
     ck_assert_uint_eq(rig_stats(&crowd.rig).stale, stale); /* nothing to be alarmed by */
     crowd_stream(50000);
+    end_between();
+}
+END_TEST
+
+static void
+hold_ends_and_answer(const struct io_uring_cqe *completion)
+{
+    if (is_cancel(completion))
+        answer_so(completion);
+    else
+        hold_ends(completion);
+}
+
+/** Answered, but not ended yet: it is not asked again and again until then. */
+START_TEST(an_answer_is_not_asked_for_twice)
+{
+    URING_OR_RETURN();
+    answer = answers[_i];
+    begin_between(MEMBERS);
+    between.on_completion = hold_ends_and_answer;
+    for (unsigned i = 0; i < MEMBERS; i++)
+        ck_assert_int_eq(berth_conn_credit(crowd_conn(&crowd.members[i]), 0), 0);
+    for (unsigned turn = 0; turn < 30; turn++)
+        (void)rig_turn(&crowd.rig, 1);
+    ck_assert_uint_eq(held_count, MEMBERS);
+    ck_assert_uint_ge(between.cancels, MEMBERS);
+    ck_assert_uint_le(between.cancels, 2 * MEMBERS);
+    let_go();
+    for (unsigned i = 0; i < MEMBERS; i++) {
+        (void)crowd_write(&crowd.members[i], 1000);
+        ck_assert_int_eq(berth_conn_credit(crowd_conn(&crowd.members[i]), BERTH_CREDIT_UNLIMITED),
+                         0);
+    }
+    between.on_completion = NULL;
+    RIG_UNTIL(&crowd.rig, crowd_settled(), 20);
     end_between();
 }
 END_TEST
@@ -399,6 +436,7 @@ main(void)
         {"closing_waits_for_the_last_completion", closing_waits_for_the_last_completion, 1},
         {"peer_sees_the_end", peer_sees_the_end, 1},
         {"answers_of_a_cancel_do_not_matter", answers_of_a_cancel_do_not_matter, ANSWERS},
+        {"an_answer_is_not_asked_for_twice", an_answer_is_not_asked_for_twice, ENOUGH_ANSWERS},
         {"answers_come_in_any_order", answers_come_in_any_order, 1},
         {"lost_cancels_are_repeated", lost_cancels_are_repeated, 2},
         {"never_let_go", never_let_go, 1},

@@ -176,11 +176,17 @@ START_TEST(queue_is_long_enough)
 END_TEST
 
 static void
-refuse_limits(struct io_uring_sqe *submission)
+look_for_bundles(struct io_uring_sqe *submission)
 {
     ck_assert_uint_eq(submission->ioprio & BETWEEN_RECVSEND_BUNDLE &
                           (submission->opcode == IORING_OP_RECV ? ~0u : 0u),
                       0);
+}
+
+static void
+refuse_limits(struct io_uring_sqe *submission)
+{
+    look_for_bundles(submission);
     if (submission->opcode == IORING_OP_RECV && submission->ioprio & IORING_RECV_MULTISHOT &&
         (submission->file_index != 0 || submission->len != 0))
         between_refuse(submission, -EINVAL);
@@ -195,6 +201,8 @@ START_TEST(old_kernels)
         between.without_setup = IORING_SETUP_DEFER_TASKRUN;
     if (_i & 2)
         between.without_features = BETWEEN_FEAT_BUNDLE;
+    if (_i & 2)
+        between.on_submission = look_for_bundles;
     if (_i == 7)
         between.on_submission = refuse_limits;
     begin_between(8);
