@@ -167,7 +167,7 @@ switch_pool(void)
         release_hogged();
         return;
     }
-    const uint32_t left = roll(3) == 0 ? 0 : (uint32_t)roll(60);
+    const uint32_t left = roll(2) == 0 ? 0 : (uint32_t)roll(60);
     while (w.hogged_count[i] < HOGGED_MAX &&
            berth_pool_available(pool, BERTH_CLASS_4K, BERTH_FOR_ACTIVE) > left)
         MUST(berth_pool_get(pool, BERTH_CLASS_4K, BERTH_FOR_ACTIVE,
@@ -294,7 +294,7 @@ make_loop(unsigned i)
     while (!rig_has(w.engines[i]));
     rig_options(options, w.engines[i], &w.pools[i]);
     berth_pool_options_init(&w.pools[i]);
-    if (roll(2)) {
+    if (roll(4) != 0) {
         w.pools[i].bytes_max = 16 << 20;
         for (int k = 0; k < BERTH_CLASS_COUNT; k++)
             w.pools[i].class_bytes_max[k] = 2 << 20;
