@@ -73,7 +73,7 @@ static struct {
 
 /** Of all rounds. */
 static struct {
-    uint64_t bytes, starved, enobufs, rearms, fairness_stops, pauses;
+    uint64_t bytes, starved, enobufs, rearms, fairness_stops, pauses, lanes;
 } sum;
 
 static inline uint64_t
