@@ -45,7 +45,7 @@ static struct {
     uint16_t buffer_head, buffer_tail;
     unsigned char in_ring[IDS], known[IDS];
     unsigned out;
-    uint64_t clock_ahead_ms;
+    uint64_t clock_ahead_ms, frozen_at_ms;
 } own;
 
 static void
@@ -368,7 +368,11 @@ static intptr_t
 between_clock_ms(uint64_t *now_ms)
 {
     const intptr_t result = sys_direct_clock_ms(now_ms);
-    *now_ms += own.clock_ahead_ms;
+    if (between.frozen && own.frozen_at_ms == 0)
+        own.frozen_at_ms = *now_ms;
+    else if (!between.frozen)
+        own.frozen_at_ms = 0;
+    *now_ms = (between.frozen ? own.frozen_at_ms : *now_ms) + own.clock_ahead_ms;
     return result;
 }
 

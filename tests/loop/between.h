@@ -51,6 +51,7 @@ struct between {
     unsigned without_features; /**< what the kernel does not know: IORING_FEAT_ */
     unsigned without_setup;    /**< and which IORING_SETUP_ flags it refuses */
     unsigned patience_ms;      /**< no wait really takes longer; 0: as long as it is asked to */
+    int frozen;                /**< the clock goes on by between_pass only */
     unsigned ms_per_wait;      /**< the clock is put on so much by each wait */
     int lax;                   /**< completions are invented: do not look at descriptors */
 

@@ -95,12 +95,23 @@ START_TEST(refused_for_good)
     crowd.count = 5;
     RIG_UNTIL(&crowd.rig, crowd.opened == 5, 100);
     crowd_stream(100000);
-    const unsigned waits = between.waits, refused = between.refused;
-    for (unsigned turn = 0; turn < 20; turn++)
-        (void)rig_turn(&crowd.rig, RIG_TURN_MS);
-    ck_assert_uint_le(between.waits - waits, 40);
-    ck_assert_uint_gt(between.refused, refused); /* it has asked again */
-    ck_assert_uint_le(between.refused - refused, 20);
+    between.frozen = 1; /* it rests for as long as the clock stands */
+    between.patience_ms = 1;
+    (void)rig_turn(&crowd.rig, 0);
+    unsigned refused = between.refused;
+    for (unsigned round = 0; round < 5; round++) {
+        const unsigned waits = between.waits;
+        for (unsigned turn = 0; turn < 10; turn++)
+            (void)rig_turn(&crowd.rig, RIG_TURN_MS);
+        ck_assert_uint_le(between.waits - waits, 12);
+        ck_assert_uint_le(between.refused - refused, 1);
+        between_pass(30);
+        for (unsigned turn = 0; turn < 3; turn++)
+            (void)rig_turn(&crowd.rig, 1);
+        ck_assert_uint_gt(between.refused, refused); /* it has asked again */
+        refused = between.refused;
+    }
+    between.frozen = 0;
     ck_assert_int_eq(close(last), 0);
     crowd_end();
     faults_reset();

@@ -296,7 +296,7 @@ post_nonsense(uint64_t *random)
         berth_token_make(BERTH_TOKEN_SLOTS_MAX - 1, 1, 3),
         berth_token_make(index + 1000, generation, 3),
         berth_token_make(index, generation, 0),
-        berth_token_make(index, generation, (uint8_t)(8 + test_random(random) % 248)),
+        berth_token_make(index, generation, (uint8_t)(64 + test_random(random) % 192)),
     };
     for (size_t i = 0; i < sizeof(tokens) / sizeof(tokens[0]); i++)
         between_post(tokens[i], results[test_random(random) % 8], flags[test_random(random) % 5]);

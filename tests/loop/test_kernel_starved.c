@@ -321,7 +321,7 @@ refuse_limits(struct io_uring_sqe *submission)
 static size_t
 share_bound(const char *engine, uint32_t share, int alone)
 {
-    if (strcmp(engine, "uring") != 0)
+    if (!rig_is_uring(engine))
         return share + 4096; /* what completes the last buffer */
     if (!has_limits())
         return ALL_POSTED;
