@@ -131,6 +131,22 @@ conn_sends(struct end *end, struct berth_conn *conn)
     }
 }
 
+/** Sends its own bytes in a span that it has been lent. */
+static inline void
+conn_sends_span(struct end *end, struct berth_conn *conn, const struct berth_span *span)
+{
+    const uint64_t left = end->total - end->sent;
+    const uint32_t length = left < span->length ? (uint32_t)left : span->length;
+    if (end->shut || length == 0)
+        return;
+    const int error = ways_send_span(conn, span, 0, length, end->key, end->sent);
+    MUST(error == 0 || error == -ENOBUFS);
+    if (error == 0) {
+        end->sent += length;
+        w.moved += length;
+    }
+}
+
 static inline void
 socket_sends(struct end *end)
 {

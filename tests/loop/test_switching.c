@@ -56,10 +56,13 @@ on_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, siz
     struct end *end = end_of(conn);
     size_t all = 0;
     for (unsigned i = 0; i < n; i++) {
-        if (w.hold_one_in != 0 && roll(w.hold_one_in) == 0)
+        const int held = w.hold_one_in != 0 && roll(w.hold_one_in) == 0;
+        if (held)
             hold(end, &spans[i]);
         receive(end, spans[i].data, spans[i].length);
         all += spans[i].length;
+        if (!held && roll(3) == 0)
+            conn_sends_span(end, conn, &spans[i]);
     }
     MUST(all == bytes);
     if (roll(4) == 0)
