@@ -212,7 +212,7 @@ run_killing(const char *engine, enum moment moment, enum weapon weapon, unsigned
             for (unsigned i = 0; i < VICTIMS; i++)
                 kill_one(&k.victims[i]);
         }
-        (void)rig_turn(&k.rig, round > KILLING_ROUNDS ? RIG_TURN_MS : 0);
+        (void)rig_turn(&k.rig, RIG_TURN_MS);
         if (round % 3 != 0)
             read_all();
     }
