@@ -206,6 +206,13 @@ switch_readers(void)
     w.readers_rest_until = w.step + (unsigned)roll(30);
 }
 
+/** Idle or not: each is parked, and comes back with its next byte. */
+static void
+switch_parking(void)
+{
+    (void)berth_loop_park_idle(w.rigs[roll(LOOPS)].loop, 0);
+}
+
 static void
 calm_sizes(void)
 {
@@ -240,6 +247,7 @@ static const struct {
     {"ways", switch_ways, NULL},
     {"socket buffers", switch_socket_buffers, NULL},
     {"readers", switch_readers, calm_readers},
+    {"parking", switch_parking, NULL},
 };
 #define SWITCHES (sizeof(switches) / sizeof(switches[0]))
 static unsigned flips[SWITCHES];
