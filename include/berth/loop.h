@@ -115,10 +115,12 @@ struct berth_handlers {
 
 /** How to make a loop. Fill with berth_loop_options_init, then change what you need. Since 0.1. */
 struct berth_loop_options {
-    uint32_t abi;        /**< set by berth_loop_options_init; a mismatch is refused */
-    const char *engine;  /**< "auto", "uring", "epoll" or "poll". BERTH_ENGINE in the environment
-                              overrides "auto" and NULL */
-    uint32_t conns_max;  /**< descriptors below this number can be connections: see slots_max */
+    uint32_t abi;         /**< set by berth_loop_options_init; a mismatch is refused */
+    const char *engine;   /**< "auto", "uring", "epoll" or "poll". BERTH_ENGINE in the environment
+                               overrides "auto" and NULL */
+    const char *features; /**< what to do with and without, on uring: "-bundles,+limits"; NULL: all
+                               that this kernel is found to do right. See below */
+    uint32_t conns_max;   /**< descriptors below this number can be connections: see slots_max */
     uint32_t cold_bytes; /**< of your own cold record per connection: berth_conn_cold; 0 to 3,840 */
     uint32_t receive_buffers; /**< 4 KiB buffers posted to the kernel at most (uring): 16 to 32,768,
                                  rounded up to a power of two; default 4,096. 256 are posted to
@@ -146,7 +148,24 @@ struct berth_loop_options {
     enum berth_huge_pages huge_pages;      /**< of the table */
 };
 
-#define BERTH_LOOP_ABI ((uint32_t)(0xbe050000u | (sizeof(void *) == 8)))
+#define BERTH_LOOP_ABI ((uint32_t)(0xbe060000u | (sizeof(void *) == 8)))
+
+/*
+ * Features. The first io_uring loop of a process tries what this kernel's receives can do, in a few
+ * milliseconds: what is missing or misbehaves is not used, and berth_loop_explain says so. A list
+ * of "-name" and "+name", separated by commas, overrules that: without one that works, or with one
+ * that does not (for tests only). The later word wins, and "all" names every one of them.
+ * BERTH_FEATURES in the environment takes the same list and has the last word; what it names
+ * wrongly is told by berth_loop_explain.
+ *
+ *     multishot            one posted receive brings many completions
+ *     poll-first           a receive is posted without looking for bytes first
+ *     limits               a connection's share of a turn is kept by the kernel
+ *     bundles              one completion brings many buffers (only with limits)
+ *     incremental          a buffer is filled bit by bit
+ *     incremental-bundles  both
+ *     demotion, direct     reserved
+ */
 
 /** Fills `options` with the defaults. Since 0.1. */
 BERTH_INLINE void
@@ -154,6 +173,7 @@ berth_loop_options_init(struct berth_loop_options *options)
 {
     options->abi = BERTH_LOOP_ABI;
     options->engine = NULL;
+    options->features = NULL;
     options->conns_max = BERTH_TABLE_SLOTS_DEFAULT;
     options->cold_bytes = 0;
     options->receive_buffers = 4096;
@@ -178,8 +198,8 @@ berth_loop_options_init(struct berth_loop_options *options)
  * and berth_loop_explain tells it.
  *
  * @param options  NULL for the defaults. Not kept.
- * @return 0; -EINVAL: an argument out of range, or no such engine; -EPROTO: headers and library
- *         differ; -ENOMEM; -EMFILE; or, with an engine asked for by name, why that one failed.
+ * @return 0; -EINVAL: an argument out of range, no such engine or feature; -EPROTO: headers and
+ * library differ; -ENOMEM; -EMFILE; or, with an engine asked for by name, why that one failed.
  */
 BERTH_API BERTH_NODISCARD int berth_loop_create(struct berth_loop **loop,
                                                 const struct berth_loop_options *options);

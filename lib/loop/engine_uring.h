@@ -1,13 +1,14 @@
 /*
  * What the files of the io_uring engine share: the ring, the ring of buffers, and their limits.
  *
- *   engine_uring.c          operations: what is submitted, and what its completions mean
- *   engine_uring_receive.c  the same for receives
- *   engine_uring_lane.c     rings of buffers that bulk connections have to themselves
- *   engine_uring_park.c     what idle connections have in place of a receive
- *   engine_uring_nested.c   a descriptor for another loop
- *   engine_uring_setup.c    the ring itself, and the buffers in it
- *   engine_uring_direct.c   direct descriptors: the ring's own table of files
+ *   engine_uring.c           operations: what is submitted, and what its completions mean
+ *   engine_uring_receive.c   the same for receives
+ *   engine_uring_lane.c      rings of buffers that bulk connections have to themselves
+ *   engine_uring_park.c      what idle connections have in place of a receive
+ *   engine_uring_nested.c    a descriptor for another loop
+ *   engine_uring_setup.c     the ring itself, and the buffers in it
+ *   engine_uring_selftest.c  what this kernel's receives can be trusted with
+ *   engine_uring_direct.c    direct descriptors: the ring's own table of files
  *
  * What the files of datagrams share besides: engine_uring_udp.h.
  *
@@ -41,6 +42,21 @@
 
 /** The same of Linux 6.8. */
 #define BERTH_URING_OP_FIXED_FD_INSTALL 54
+
+/** Of a completion, and of a ring of buffers: incremental buffers (Linux 6.12). */
+#define BERTH_URING_CQE_BUF_MORE (1u << 4)
+#define BERTH_URING_BUF_RING_INCREMENTAL 2
+
+/** `struct io_uring_buf_reg` with the names of newer headers. */
+struct berth_uring_buf_reg {
+    uint64_t ring_addr;
+    uint32_t ring_entries;
+    uint16_t group;
+    uint16_t flags;
+    uint64_t reserved[3];
+};
+BERTH_STATIC_ASSERT(sizeof(struct berth_uring_buf_reg) == sizeof(struct io_uring_buf_reg),
+                    "the kernel's structure");
 
 /** Buffers that one completion of a bundle may span, by the limit that it is posted with. */
 #define BUNDLE_MAX 256
@@ -88,6 +104,19 @@ struct gather {
     struct iovec iov[SEND_IOVECS_MAX];
 };
 
+/** What the self-test found out about this kernel: see engine_uring_selftest.c. */
+struct uring_verdict {
+    uint32_t works,
+        missing;       /**< feature bits; of the others a fault is known, or they are untried */
+    int untried;       /**< 0, or -errno: why some could not be tried */
+    int tcp_untried;   /**< the same for TCP: then the verdict is that of a socketpair */
+    const char *wrong; /**< what receives do wrong without any feature; NULL: nothing */
+    struct uring_fault {
+        const char *what; /**< NULL: none */
+        int tcp;          /**< over TCP, not over a socketpair */
+    } faults[FEATURE_COUNT];
+};
+
 struct uring_engine {
     struct io_uring ring;
     struct io_uring_buf_ring *buffers;
@@ -101,17 +130,16 @@ struct uring_engine {
     uint32_t posted;            /**< ids with a buffer behind them */
     uint32_t receive_bytes_max; /**< per go of a multishot receive; 0: the kernel cannot */
     uint32_t setup_flags;
+    uint32_t kernel_features; /**< that the ring was made with */
     uint32_t gathers_used;
     uint32_t reaped;       /**< completions of the last turn */
     uint32_t receivers;    /**< connections that received in this turn, roughly */
     uint32_t receiver;     /**< 1 + index of the last of them */
     uint32_t more_waiting; /**< 1 + index of the one whose receive ended with bytes left behind */
     uint32_t alone;        /**< turns in a row in which one connection received, and no other */
-    int incremental;       /**< the kernel fills a buffer part by part, and lanes are worth it */
     uint32_t lanes_used;
     struct uring_lane lanes[LANES_MAX];
     int ring_fd_registered;
-    int bundles; /**< one completion may bring several buffers */
     int refused; /**< the pool had no buffer when the ring was last refilled */
     int enabled;
     int event_fd;          /**< -1: nobody else waits for the ring */
@@ -120,6 +148,8 @@ struct uring_engine {
     uint32_t files;        /**< places in the table of direct descriptors; 0: there is none */
     uint32_t files_taken;  /**< of those, before the ring was enabled: the lowest */
     struct uring_udp *udp; /**< rings of buffers for datagrams; NULL before the first socket */
+    uint32_t features;     /**< enum loop_feature: asked for, in this kernel, and found to work */
+    struct uring_verdict verdict;
     struct gather gathers[GATHERS_MAX];
 };
 
@@ -127,6 +157,13 @@ static inline struct uring_engine *
 uring_state(const struct berth_loop *loop)
 {
     return (struct uring_engine *)loop->engine_state;
+}
+
+/** Whether the engine may use a feature. */
+static inline int
+uring_has(const struct uring_engine *state, enum loop_feature feature)
+{
+    return (state->features & feature) != 0;
 }
 
 /** Aliases, in this engine, of bits that only readiness engines use. */
@@ -274,6 +311,26 @@ void uring_run_work(struct berth_loop *loop);
 
 int uring_nest(struct berth_loop *loop);
 int uring_rest(struct berth_loop *loop);
+
+/* ---- what works: engine_uring_selftest.c ----------------------------------------------------- */
+
+/**
+ * Finds out what receives can be trusted with, the first time in a process; a few milliseconds.
+ * `flags`: with which rings are set up.
+ */
+void uring_selftest(uint32_t flags, struct uring_verdict *verdict);
+
+/** What the engine may use, of what works and what the loop was asked to do with and without. */
+uint32_t uring_choose_features(const struct uring_verdict *verdict,
+                               const struct feature_wishes *wishes);
+
+/** Appends a line for each feature; as snprintf. */
+int uring_explain_features(const struct berth_loop *loop, char *text, size_t size);
+
+#ifdef BERTH_SYS_TABLE
+/** Forgets what was found out: for tests, which put other kernels underneath. */
+void uring_selftest_forget(void);
+#endif
 
 int uring_create(struct berth_loop *loop, char *why, size_t why_size);
 void uring_destroy(struct berth_loop *loop);

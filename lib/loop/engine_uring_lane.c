@@ -17,9 +17,6 @@
 #include "os/memory.h"
 #include "os/sys.h"
 
-/** Newer than liburing 2.3, so named here; the value is the kernel's (Linux 6.12). */
-#define BERTH_URING_BUF_RING_INCREMENTAL 2
-
 /** Shares used up in a row, with no more turns than this in between, that earn a lane. */
 #define LANE_AFTER_SHARES 4
 #define LANE_TURNS_BETWEEN 4
@@ -29,17 +26,6 @@
 
 /** Slabs that a lane must leave to others. */
 #define LANE_LEAVES_SLABS 8
-
-/** `struct io_uring_buf_reg` with the names of newer headers. */
-struct berth_uring_buf_reg {
-    uint64_t ring_addr;
-    uint32_t ring_entries;
-    uint16_t group;
-    uint16_t flags;
-    uint64_t reserved[3];
-};
-BERTH_STATIC_ASSERT(sizeof(struct berth_uring_buf_reg) == sizeof(struct io_uring_buf_reg),
-                    "the kernel's structure");
 
 static struct uring_lane *
 lane_of(const struct berth_loop *loop, const struct berth_slot *slot)
@@ -209,7 +195,8 @@ lane_open(struct berth_loop *loop, struct berth_slot *slot)
         error = fill(loop, lane);
     if (error) {
         destroy(loop, lane, registered);
-        state->incremental &= error == -ENOBUFS; /* what is refused once is not asked for again */
+        if (error != -ENOBUFS) /* what is refused once is not asked for again */
+            state->features &= ~(uint32_t)FEATURE_INCREMENTAL;
         return;
     }
     lane->owner = slot->index + 1;
@@ -239,7 +226,7 @@ uring_lane_consider(struct berth_loop *loop, struct berth_slot *slot)
     const uint64_t turns = loop->stats.turns;
     cold->bulk_score = turns - cold->bulk_turn <= LANE_TURNS_BETWEEN ? cold->bulk_score + 1 : 1;
     cold->bulk_turn = turns;
-    if (cold->bulk_score >= LANE_AFTER_SHARES && uring_state(loop)->incremental)
+    if (cold->bulk_score >= LANE_AFTER_SHARES && uring_has(uring_state(loop), FEATURE_INCREMENTAL))
         lane_open(loop, slot);
 }
 

@@ -56,19 +56,21 @@ post_multishot(const struct berth_loop *loop, struct berth_slot *slot,
     slot->flags |= SLOT_LIMITED;
     submission->len = receive_limit(loop, slot);
     submission->file_index = submission->len; /* `optlen` of newer headers */
-    if (state->bundles && !(slot->flags & SLOT_LANE) &&
+    if (uring_has(state, FEATURE_BUNDLES) && !(slot->flags & SLOT_LANE) &&
         (slot->flags & SLOT_BULK || slot->state & CONN_CREDIT))
         submission->ioprio |= BERTH_URING_RECVSEND_BUNDLE;
 }
 
-/** One receive of no more than the credit, for when nothing else would keep to it. */
+/** One receive of no more than the credit, for when nothing else would keep to it, or can be had.
+ */
 static void
 post_single(const struct berth_loop *loop, const struct berth_slot *slot,
             struct io_uring_sqe *submission)
 {
-    const uint64_t credit = slot_cold(loop, slot)->credit;
-    const uint32_t most = slot->flags & SLOT_LANE ? BUNDLE_MAX * RECEIVE_BYTES : RECEIVE_BYTES;
-    submission->len = credit < most ? (uint32_t)credit : most;
+    uint32_t most = slot->flags & SLOT_LANE ? BUNDLE_MAX * RECEIVE_BYTES : RECEIVE_BYTES;
+    if (slot->state & CONN_CREDIT && slot_cold(loop, slot)->credit < most)
+        most = (uint32_t)slot_cold(loop, slot)->credit;
+    submission->len = most;
 }
 
 int
@@ -86,11 +88,12 @@ uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
     submission->flags |= IOSQE_BUFFER_SELECT;
     submission->buf_group = lane ? uring_lane_group(loop, slot) : BUFFER_GROUP;
     /* Whoever is known to have more is read from at once; all others wait for their bytes first. */
-    submission->ioprio = state->more_waiting == slot->index + 1 ? 0 : IORING_RECVSEND_POLL_FIRST;
+    if (state->more_waiting != slot->index + 1 && uring_has(state, FEATURE_POLL_FIRST))
+        submission->ioprio = IORING_RECVSEND_POLL_FIRST;
     state->more_waiting = 0;
     slot->flags &= (uint8_t)~SLOT_LIMITED;
-    const int exact = state->bundles && state->receive_bytes_max != 0 && !lane;
-    if (slot->state & CONN_CREDIT && !exact)
+    const int exact = uring_has(state, FEATURE_BUNDLES) && state->receive_bytes_max != 0 && !lane;
+    if ((slot->state & CONN_CREDIT && !exact) || !uring_has(state, FEATURE_MULTISHOT))
         post_single(loop, slot, submission);
     else
         post_multishot(loop, slot, submission);

@@ -131,7 +131,7 @@ init_ring(struct berth_loop *loop, struct uring_engine *state)
         params.cq_entries = completions;
         error = (int)sys_uring_init(SUBMISSIONS_MAX, &state->ring, &params);
         state->setup_flags = params.flags;
-        state->bundles = (params.features & BERTH_URING_FEAT_RECVSEND_BUNDLE) != 0;
+        state->kernel_features = params.features;
     }
     if (error == 0) /* a child would share the queues with its parent */
         (void)sys_uring_no_fork(&state->ring);
@@ -175,6 +175,23 @@ init_buffers(struct berth_loop *loop, struct uring_engine *state)
     return 0;
 }
 
+/** Features that work on this kernel and are wanted; an error if not even plain receives work. */
+static int
+init_features(struct berth_loop *loop, struct uring_engine *state, char *why, size_t why_size)
+{
+    uring_selftest(state->setup_flags & ~IORING_SETUP_R_DISABLED, &state->verdict);
+    if (state->verdict.wrong != NULL) {
+        (void)snprintf(why, why_size, "self-test of receives: %s", state->verdict.wrong);
+        return -EOPNOTSUPP;
+    }
+    state->features = uring_choose_features(&state->verdict, &loop->wishes);
+    if (!(state->kernel_features & BERTH_URING_FEAT_RECVSEND_BUNDLE))
+        state->features &= ~(uint32_t)(FEATURE_BUNDLES | FEATURE_INCREMENTAL_BUNDLES);
+    if (uring_has(state, FEATURE_LIMITS))
+        state->receive_bytes_max = loop->options.fairness_bytes;
+    return 0;
+}
+
 int
 uring_create(struct berth_loop *loop, char *why, size_t why_size)
 {
@@ -189,8 +206,6 @@ uring_create(struct berth_loop *loop, char *why, size_t why_size)
         return error;
     }
     loop->engine_state = state;
-    state->receive_bytes_max = loop->options.fairness_bytes;
-    state->incremental = 1; /* until a ring of such buffers is refused */
     (void)snprintf(why, why_size, "multishot receive (Linux 6.0)");
     /* Multishot receive cannot be asked for; SEND_ZC came with the same release. */
     error = (int)sys_uring_knows(&state->ring, IORING_OP_SEND_ZC);
@@ -199,6 +214,8 @@ uring_create(struct berth_loop *loop, char *why, size_t why_size)
         (void)snprintf(why, why_size, "registering a ring of buffers");
         error = init_buffers(loop, state);
     }
+    if (!error)
+        error = init_features(loop, state, why, why_size);
     if (error)
         uring_destroy(loop);
     else
@@ -223,28 +240,30 @@ int
 uring_explain(const struct berth_loop *loop, char *text, size_t size)
 {
     const struct uring_engine *state = uring_state(loop);
-    const int used = snprintf(
-        text, size,
-        "receive: multishot into a shared ring of %u to %u buffers of %u bytes%s\n"
-        "receive in bulk: %s%s\n"
-        "receive when idle: %s\n"
-        "accept: multishot; send: submitted in batches of up to %d with the wait\n"
-        "completions: %s%s\n",
-        state->posted_max, state->buffer_count, berth_class_bytes(BUFFER_CLASS),
-        state->receive_bytes_max ? ", limited per connection and turn where the kernel can" : "",
-        state->bundles && state->receive_bytes_max
-            ? "many buffers in one completion (bundles)"
-            : "a completion for each buffer (bundles with limits need Linux 6.17)",
-        state->incremental && state->receive_bytes_max
-            ? "; for whoever goes on, a ring of 2 MiB buffers of its own (incremental)"
-            : "",
-        loop->options.idle_park_ms ? "a poll request in its place after idle_park_ms"
-                                   : "stays posted (idle_park_ms is 0)",
-        SUBMISSIONS_MAX,
-        state->setup_flags & IORING_SETUP_DEFER_TASKRUN
-            ? "run by the loop's own thread when it waits (DEFER_TASKRUN)"
-            : "run at any system call (COOP_TASKRUN; DEFER_TASKRUN needs Linux 6.1)",
-        state->ring_fd_registered ? "; ring descriptor registered" : "");
+    int used =
+        snprintf(text, size,
+                 "receive: %s into a shared ring of %u to %u buffers of %u bytes%s\n"
+                 "receive in bulk: %s%s\n"
+                 "receive when idle: %s\n"
+                 "accept: multishot; send: submitted in batches of up to %d with the wait\n"
+                 "completions: %s%s\n",
+                 uring_has(state, FEATURE_MULTISHOT) ? "multishot" : "one by one",
+                 state->posted_max, state->buffer_count, berth_class_bytes(BUFFER_CLASS),
+                 state->receive_bytes_max ? ", limited per connection and turn" : "",
+                 uring_has(state, FEATURE_BUNDLES) ? "many buffers in one completion (bundles)"
+                                                   : "a completion for each buffer",
+                 uring_has(state, FEATURE_INCREMENTAL) && state->receive_bytes_max
+                     ? "; for whoever goes on, a ring of 2 MiB buffers of its own (incremental)"
+                     : "",
+                 loop->options.idle_park_ms ? "a poll request in its place after idle_park_ms"
+                                            : "stays posted (idle_park_ms is 0)",
+                 SUBMISSIONS_MAX,
+                 state->setup_flags & IORING_SETUP_DEFER_TASKRUN
+                     ? "run by the loop's own thread when it waits (DEFER_TASKRUN)"
+                     : "run at any system call (COOP_TASKRUN; DEFER_TASKRUN needs Linux 6.1)",
+                 state->ring_fd_registered ? "; ring descriptor registered" : "");
     const size_t at = (size_t)used < size ? (size_t)used : size;
-    return used + uring_direct_explain(loop, text == NULL ? NULL : text + at, size - at);
+    used += uring_direct_explain(loop, text == NULL ? NULL : text + at, size - at);
+    const size_t end = (size_t)used < size ? (size_t)used : size;
+    return used + uring_explain_features(loop, text == NULL ? NULL : text + end, size - end);
 }

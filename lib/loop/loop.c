@@ -270,13 +270,18 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
     if (result == NULL)
         return -EINVAL;
     struct berth_loop_options options;
+    struct feature_wishes wishes;
+    memset(&wishes, 0, sizeof(wishes));
     if (given != NULL)
         options = *given;
     else
         berth_loop_options_init(&options);
-    const int invalid = options_check(&options);
-    if (invalid)
-        return invalid;
+    int error = options_check(&options);
+    if (!error)
+        error = features_parse(&wishes, options.features, NULL);
+    if (error)
+        return error;
+    features_from_environment(&wishes);
     if (options.engine == NULL || strcmp(options.engine, "auto") == 0)
         options.engine = getenv("BERTH_ENGINE");
     if (options.engine == NULL || *options.engine == '\0')
@@ -290,9 +295,10 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
     memset(loop, 0, sizeof(*loop));
     loop->options = options;
     loop->table = &loop->table_storage; /* empty until there is an engine */
+    loop->wishes = wishes;
     loop->wake_fd = loop->reserve_fd = -1;
     wheel_init(&loop->timers, loop_time(loop));
-    int error = register_loop(loop);
+    error = register_loop(loop);
     if (error) {
         free(loop);
         return error;
@@ -308,7 +314,7 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
         destroy_parts(loop);
         return error;
     }
-    loop->options.engine = NULL; /* the caller's text: not ours to keep */
+    loop->options.engine = loop->options.features = NULL; /* the caller's text: not ours to keep */
     *result = loop;
     return 0;
 }

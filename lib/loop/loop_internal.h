@@ -16,6 +16,7 @@
 
 #include "loop/address.h"
 #include "loop/engine.h"
+#include "loop/features.h"
 #include "loop/timeouts.h"
 #include "loop/timers.h"
 #include "loop/conn_state.h"
@@ -154,6 +155,7 @@ struct berth_loop {
     struct berth_listener *stopped; /**< listeners that draining has stopped */
     struct udp_state *udp;          /**< of all datagram sockets; NULL before the first */
     struct conn_class classes[CLASS_COUNT_MAX];
+    struct feature_wishes wishes;
     char refusals[512]; /**< why other engines were not taken */
     char direct_refusal[128];
     struct timer_wheel timers;
