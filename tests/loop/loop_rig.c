@@ -30,7 +30,7 @@ rig_conn_fd(const struct berth_conn *conn)
 static int
 is_direct(const struct berth_loop *loop)
 {
-    char text[2048];
+    char text[4096];
     ck_assert_int_lt(berth_loop_explain(loop, text, sizeof(text)), sizeof(text));
     if (strstr(text, "descriptors: direct") != NULL)
         return 1;
@@ -53,6 +53,23 @@ rig_has(const char *engine)
     const int has = !options.direct_descriptors || is_direct(loop);
     ck_assert_int_eq(berth_loop_destroy(loop), 0);
     return has;
+}
+
+int
+rig_uses(const struct berth_loop *loop, const char *feature)
+{
+    char text[4096], key[64];
+    ck_assert_int_lt(berth_loop_explain(loop, text, sizeof(text)), sizeof(text));
+    (void)snprintf(key, sizeof(key), "feature %s: ", feature);
+    char *said = strstr(text, key);
+    if (said == NULL)
+        return 1;
+    said += strlen(key);
+    said[strcspn(said, "\n")] = '\0';
+    if (strcmp(said, "works") == 0 || strstr(said, "forced") != NULL)
+        return 1;
+    printf("without %s: %s\n", feature, said);
+    return 0;
 }
 
 void
@@ -212,6 +229,9 @@ rig_add(Suite *suite, const char *name, const TTest *test)
     TCase *tcase = tcase_create(name);
     tcase_set_timeout(tcase, CASE_TIMEOUT_S);
     tcase_add_checked_fixture(tcase, test_descriptors_note, test_descriptors_compare);
-    tcase_add_loop_test(tcase, test, 0, RIG_ENGINES);
+    const char *only = getenv("BERTH_TEST_ENGINE");
+    for (int i = 0; i < RIG_ENGINES; i++)
+        if (only == NULL || strcmp(only, rig_engines[i]) == 0)
+            tcase_add_loop_test(tcase, test, i, i + 1);
     suite_add_tcase(suite, tcase);
 }

@@ -49,6 +49,12 @@ int rig_is_uring(const char *engine);
 /** A descriptor for the connection's socket, on any engine. Close it. */
 int rig_conn_fd(const struct berth_conn *conn);
 
+/**
+ * Whether the loop does not do without that feature: see `features` in berth/loop.h. Says so on
+ * standard output if it does. Engines that know no features do without none.
+ */
+int rig_uses(const struct berth_loop *loop, const char *feature);
+
 /** Options that suit tests: that engine, and a pool of `pool` (NULL: the defaults). */
 void rig_options(struct berth_loop_options *options, const char *engine,
                  const struct berth_pool_options *pool);
@@ -148,7 +154,10 @@ struct berth_loop_stats rig_stats(const struct rig *rig);
         _exit(77);                                                                                 \
     } while (0)
 
-/** Adds a test as a case of its own, once for each engine. */
+/**
+ * Adds a test as a case of its own, once for each engine, or only for the one that
+ * BERTH_TEST_ENGINE in the environment names.
+ */
 void rig_add(Suite *suite, const char *name, const TTest *test);
 #define RIG_ADD(suite, test) rig_add(suite, #test, test)
 

@@ -12,6 +12,9 @@
 /** Buffers of 4 KiB in the one slab that the small pool may have of them. */
 #define BUFFERS 512
 
+/** Pieces that come in one test: of a flood, what two sockets can hold, 4 KiB at a time. */
+#define HOARD_MAX (32 * BUFFERS)
+
 /** Connections that have done nothing wrong. */
 #define INNOCENTS 100
 
@@ -45,7 +48,7 @@ set_small_buffers(int fd)
 
 /** Keeps everything that comes, and notes who brought it. */
 static struct hoard {
-    struct berth_lease leases[4 * BUFFERS];
+    struct berth_lease leases[HOARD_MAX];
     unsigned count, released;
     unsigned char order[INNOCENTS]; /**< innocents, as they were served */
     unsigned served;
@@ -59,7 +62,7 @@ hoard_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, 
     (void)bytes;
     struct berth_pool *pool = berth_loop_pool(berth_conn_loop(conn));
     for (unsigned i = 0; i < n; i++) {
-        ck_assert_uint_lt(hoard.count, 4 * BUFFERS);
+        ck_assert_uint_lt(hoard.count, HOARD_MAX);
         ck_assert_int_eq(
             berth_retain(pool, &spans[i], 0, spans[i].length, 0, &hoard.leases[hoard.count++]), 0);
         const unsigned char first = *(const unsigned char *)spans[i].data;
@@ -125,12 +128,19 @@ START_TEST(all_are_served_in_order)
         clients[i] = rig_client(&rig);
     RIG_UNTIL(&rig, berth_loop_conns(rig.loop) == INNOCENTS + 1, 100);
     exhaust(&rig, flooder);
+    /* Without poll-first they wait from the time when their receives were posted. */
+    const int late = rig_uses(rig.loop, "poll-first");
+    if (!late)
+        printf("skipped: the order, and that only who has something to say waits\n");
 
     for (unsigned i = 0; i < INNOCENTS; i++) {
         const unsigned char number = (unsigned char)(i + 1);
         rig_write(clients[i], &number, 1);
         const uint64_t starved = rig_stats(&rig).starved;
-        RIG_UNTIL(&rig, rig_stats(&rig).starved > starved || hoard.served > i, 10);
+        if (late)
+            RIG_UNTIL(&rig, rig_stats(&rig).starved > starved || hoard.served > i, 10);
+        else
+            (void)rig_turn(&rig, 0);
     }
     const unsigned before = hoard.served;
     ck_assert_uint_lt(before, INNOCENTS);
@@ -148,11 +158,12 @@ START_TEST(all_are_served_in_order)
         (void)rig_turn(&rig, RIG_TURN_MS);
     }
     ck_assert_uint_eq(hoard.served, INNOCENTS);
-    for (unsigned i = before; i + 1 < INNOCENTS; i++)
+    for (unsigned i = before; late && i + 1 < INNOCENTS; i++)
         ck_assert_uint_lt(hoard.order[i], hoard.order[i + 1]);
     hoard_release(&rig, UINT32_MAX);
     ck_assert_int_eq(close(flooder), 0);
-    for (unsigned turn = 0; berth_loop_conns(rig.loop) > INNOCENTS && turn < 1000; turn++) {
+    /* Receives that are posted one by one bring 4 KiB of the flood in a turn. */
+    for (unsigned turn = 0; berth_loop_conns(rig.loop) > INNOCENTS && turn < 20000; turn++) {
         (void)rig_turn(&rig, RIG_TURN_MS);
         hoard_release(&rig, UINT32_MAX);
     }
@@ -377,6 +388,11 @@ START_TEST(callbacks_of_the_same_pass_are_obeyed)
         struct rig rig;
         int clients[INNOCENTS];
         begin_hoarding(&rig, engine);
+        if (!rig_uses(rig.loop, "poll-first")) {
+            printf("skipped: without poll-first they do not begin to wait at the same time\n");
+            rig_end(&rig);
+            return;
+        }
         memset(&bully, 0, sizeof(bully));
         bully.deed = (enum deed)deed;
         struct berth_listener *listener = NULL;
