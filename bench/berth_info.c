@@ -13,9 +13,6 @@
 
 #include "info_parts.h"
 
-/* Room for what berth_loop_explain says. */
-#define EXPLANATION_BYTES 4096
-
 static void
 write_engine(struct info_report *report, const char *name)
 {

@@ -9,6 +9,9 @@
 
 #include "info_report.h"
 
+/** Room for what berth_loop_explain says. */
+#define EXPLANATION_BYTES 4096
+
 /** Kernel, processors, caches, memory, limits, counters: info_system.c. */
 void info_system(struct info_report *report);
 

@@ -2,11 +2,13 @@
  * What io_uring offers here, asked of the kernel itself and not of liburing: which set-up flags it
  * takes, which features it names, which operations it knows. Every ring made for a question is
  * closed at once. Kernels back-port and forbid things one by one, so nothing is concluded from a
- * version.
+ * version. What works, and not only exists, the library's self-test says: that is asked of a loop.
  *
  * SPDX-License-Identifier: MIT
  */
 #include "info_parts.h"
+
+#include <berth/loop.h>
 
 #include <errno.h>
 #include <string.h>
@@ -112,6 +114,33 @@ write_operations(struct info_report *report, int ring)
     info_section_end(report);
 }
 
+/* The lines "feature NAME: VERDICT" of what a loop explains. */
+static void
+write_self_test(struct info_report *report)
+{
+    static const char prefix[] = "feature ";
+    char text[EXPLANATION_BYTES];
+    struct berth_loop_options options;
+    struct berth_loop *loop = NULL;
+    berth_loop_options_init(&options);
+    options.engine = "uring";
+    if (berth_loop_create(&loop, &options) != 0)
+        return; /* the engines' section says why */
+    (void)berth_loop_explain(loop, text, sizeof(text));
+    (void)berth_loop_destroy(loop);
+
+    info_section(report, "self_test");
+    char *rest = text;
+    for (char *line = strsep(&rest, "\n"); line != NULL; line = strsep(&rest, "\n")) {
+        char *verdict = strstr(line, ": ");
+        if (strncmp(line, prefix, sizeof(prefix) - 1) != 0 || verdict == NULL)
+            continue;
+        *verdict = '\0';
+        info_text(report, line + sizeof(prefix) - 1, verdict + 2);
+    }
+    info_section_end(report);
+}
+
 void
 info_uring(struct info_report *report)
 {
@@ -126,6 +155,7 @@ info_uring(struct info_report *report)
         info_section_end(report);
         write_setups(report);
         write_operations(report, ring);
+        write_self_test(report);
         close(ring);
     }
     info_section_end(report);

@@ -40,6 +40,20 @@ check "both forms name the same engine ($chosen)" grep -q -E "^  chosen +$chosen
 check "BERTH_ENGINE=poll is obeyed" \
     sh -c 'BERTH_ENGINE=poll "$1" | grep -q -E "^  chosen +poll$"' sh "$info"
 
+# The self-test's verdicts, and who switched something off.
+if grep -q -E '^  uring +yes' text; then
+    for feature in multishot limits bundles incremental; do
+        check "a verdict on $feature" \
+            grep -q -E "^    $feature +(works|missing|misbehaves|not tried)" text
+    done
+    check "BERTH_FEATURES is obeyed and told" sh -c 'BERTH_FEATURES=-poll-first "$1" |
+        grep -q -E "^    poll-first .*; switched off by BERTH_FEATURES$"' sh "$info"
+    check "and what it names wrongly" sh -c 'BERTH_FEATURES=+nonsense "$1" |
+        grep -q -E "BERTH_FEATURES: .\+nonsense. is no feature$"' sh "$info"
+else
+    skip "no io_uring: no self-test"
+fi
+
 # With next to no descriptors nothing can be made: it says so and still ends well.
 check "without descriptors it still reports" \
     sh -c '(ulimit -n 4; exec timeout 60 "$1") > poor' sh "$real"
