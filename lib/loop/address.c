@@ -1,6 +1,6 @@
 /*
- * Address text to socket address and back. No look-ups, no system calls: names other than
- * "localhost" are refused.
+ * Address text to socket address and back. No look-ups, no system calls: a name other than
+ * "localhost" is no address, only something to ask a resolver for.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -14,6 +14,9 @@
 
 /** The longest host text: an IPv6 address in full, with its ending zero. */
 #define HOST_TEXT_MAX INET6_ADDRSTRLEN
+
+/** The longest part of a name between two dots. */
+#define LABEL_MAX 63
 
 static int
 parse_port(const char *text, uint16_t *port)
@@ -113,6 +116,59 @@ address_parse_datagram(struct address *address, const char *text)
         return -EINVAL;
     return parse_inet(address, text + 6);
 }
+
+/* ---- names ---------------------------------------------------------------------------------- */
+
+static int
+is_name_character(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_';
+}
+
+/**
+ * Whether a resolver may be asked for it. Not what ends in a number: that is meant as an address,
+ * and resolvers take "127.1" and "0x7f.1" for addresses that nobody has checked here.
+ */
+static int
+is_name(const char *host)
+{
+    const char *label = host;
+    const char *last = host;
+    for (const char *at = host; *at != '\0'; at++) {
+        if (*at == '.') {
+            if (at == label || at - label > LABEL_MAX)
+                return 0;
+            label = at + 1;
+            continue;
+        }
+        if (!is_name_character(*at))
+            return 0;
+        last = label;
+    }
+    if (strlen(label) > LABEL_MAX || last[strspn(last, "0123456789.")] == '\0')
+        return 0;
+    return strncmp(last, "0x", 2) != 0 && strncmp(last, "0X", 2) != 0;
+}
+
+int
+address_parse_name(struct address_name *name, const char *text)
+{
+    if (text == NULL || strncmp(text, "tcp://", 6) != 0)
+        return -EINVAL;
+    text += 6;
+    const char *end = strrchr(text, ':');
+    uint16_t port;
+    if (end == NULL || end == text || (size_t)(end - text) >= sizeof(name->host) ||
+        parse_port(end + 1, &port) != 0)
+        return -EINVAL;
+    memcpy(name->host, text, (size_t)(end - text));
+    name->host[end - text] = '\0';
+    (void)snprintf(name->port, sizeof(name->port), "%u", port);
+    return is_name(name->host) ? 0 : -EINVAL;
+}
+
+/* ---- and back ------------------------------------------------------------------------------- */
 
 static int
 fits(int needed, size_t size)

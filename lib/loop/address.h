@@ -23,6 +23,18 @@ struct address {
     } to;
 };
 
+/** The longest name: what DNS allows, and a dot at its end. */
+#define ADDRESS_NAME_MAX 254
+
+/** A name whose addresses are not known yet. */
+struct address_name {
+    char host[ADDRESS_NAME_MAX + 1];
+    char port[sizeof("65535")];
+};
+
+/** "tcp://name:port": 0, or -EINVAL with `name` undefined. NULL is not a name. */
+int address_parse_name(struct address_name *name, const char *text);
+
 /** 0, or -EINVAL with `address` undefined. NULL is not an address. */
 int address_parse(struct address *address, const char *text);
 

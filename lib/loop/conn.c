@@ -193,11 +193,12 @@ conn_connected(struct berth_loop *loop, struct berth_slot *slot)
     if (!(slot->state & CONN_CONNECTING) || (slot->state & CONN_FAILED))
         return;
     if (result < 0 || error != 0) {
-        conn_failed(loop, slot, result < 0 ? (int)result : -error);
+        connect_failed(loop, slot, result < 0 ? (int)result : -error);
         return;
     }
     slot->state &= ~(uint32_t)CONN_CONNECTING;
     descriptor_drop(loop, slot);
+    connect_done(loop, slot);
     loop->stats.connected++;
     conn_open(loop, slot);
 }
@@ -275,6 +276,8 @@ static void
 call_close(struct berth_loop *loop, struct berth_slot *slot)
 {
     const int owed = (slot->state & (CONN_OPENED | CONN_CONNECTING)) != 0;
+    if (slot->state & CONN_CONNECTING)
+        connect_done(loop, slot);
     slot->state &= ~(uint32_t)(CONN_OPENED | CONN_CONNECTING);
     if (conn_leaving(loop, slot)) {
         const int why = slot->state & CONN_FAILED ? slot_cold(loop, slot)->reason : 0;

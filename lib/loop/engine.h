@@ -72,11 +72,13 @@ struct engine {
     /**
      * With loop->direct only, which create sets: slots are numbered by a table of the engine's.
      * enter puts an ordinary descriptor into it, without keeping it, and returns the number;
+     * replace puts one in the place of that number, of which nothing is in flight: 0 or -errno;
      * install makes an ordinary descriptor for a number and returns it; both -errno. shutdown is
      * shutdown(2) without one, in its own time; 0, or -EAGAIN: not now. close empties a place
      * before the next wait, and its number is not given out before that.
      */
     int (*direct_enter)(struct berth_loop *loop, int fd);
+    int (*direct_replace)(struct berth_loop *loop, int index, int fd);
     int (*direct_install)(struct berth_loop *loop, int index);
     int (*direct_shutdown)(struct berth_loop *loop, struct berth_slot *slot, int how);
     void (*direct_close)(struct berth_loop *loop, int index);

@@ -508,6 +508,7 @@ const struct engine berth_engine_uring = {
     .cancel = uring_cancel,
     .forget = uring_forget,
     .direct_enter = uring_direct_enter,
+    .direct_replace = uring_direct_replace,
     .direct_install = uring_direct_install,
     .direct_shutdown = uring_direct_shutdown,
     .direct_close = uring_direct_close,

@@ -265,6 +265,7 @@ void uring_direct_create(struct berth_loop *loop);
 void uring_direct_destroy(struct berth_loop *loop);
 
 int uring_direct_enter(struct berth_loop *loop, int fd);
+int uring_direct_replace(struct berth_loop *loop, int index, int fd);
 int uring_direct_install(struct berth_loop *loop, int index);
 int uring_direct_shutdown(struct berth_loop *loop, struct berth_slot *slot, int how);
 void uring_direct_close(struct berth_loop *loop, int index);

@@ -233,6 +233,14 @@ uring_direct_enter(struct berth_loop *loop, int fd)
 }
 
 int
+uring_direct_replace(struct berth_loop *loop, int index, int fd)
+{
+    const int result = (int)sys_uring_set_file(&uring_state(loop)->ring, index, fd);
+    loop->stats.syscalls++;
+    return result < 0 ? result : 0;
+}
+
+int
 uring_direct_install(struct berth_loop *loop, int index)
 {
     struct io_uring_sqe request;

@@ -369,33 +369,55 @@ descriptor_set_nonblocking(int fd, int on)
 }
 
 int
+connect_open(const struct sockaddr *address, socklen_t length)
+{
+    const int fd =
+        (int)sys_socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return fd;
+    const int on = 1;
+    if (address->sa_family != AF_UNIX)
+        (void)sys_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    int error = (int)sys_connect(fd, address, length);
+    if (error == -EINPROGRESS)
+        error = 0;
+    if (error == 0) /* every operation says by itself whether it may wait */
+        error = descriptor_set_nonblocking(fd, 0);
+    if (error < 0) {
+        (void)sys_close(fd);
+        return error;
+    }
+    return fd;
+}
+
+void
+connect_begun(struct berth_loop *loop, struct berth_slot *slot, berth_token *token)
+{
+    if (loop->options.connect_timeout_ms != 0)
+        timeouts_set(loop, slot, BERTH_TIMEOUT_CONNECT, loop->options.connect_timeout_ms);
+    loop_due(loop);
+    if (token != NULL)
+        *token = berth_slot_token(slot, 0);
+}
+
+int
 berth_connect(struct berth_loop *loop, const char *text, const struct berth_handlers *handlers,
               void *ctx, berth_token *token)
 {
     struct address address;
-    if (loop == NULL || handlers == NULL || address_parse(&address, text) != 0)
+    if (loop == NULL || handlers == NULL)
         return -EINVAL;
     if (loop->drain.state == DRAIN_OVER)
         return -ESHUTDOWN;
     if (loop_is_child(loop))
         return -ECHILD;
-    const int fd =
-        (int)sys_socket(address.to.base.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (address_parse(&address, text) != 0)
+        return connect_by_name(loop, text, handlers, ctx, token);
+    const int fd = connect_open(&address.to.base, address.length);
     if (fd < 0)
         return fd;
-    const int on = 1;
-    if (address.to.base.sa_family != AF_UNIX)
-        (void)sys_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    int error = (int)sys_connect(fd, &address.to.base, address.length);
-    if (error == -EINPROGRESS)
-        error = 0;
-    if (error == 0) /* every operation says by itself whether it may wait */
-        error = descriptor_set_nonblocking(fd, 0);
-    if (error > 0)
-        error = 0;
     struct berth_slot *slot = NULL;
-    if (error == 0)
-        error = conn_create_own(loop, fd, CONN_CONNECTING, handlers, ctx, &slot);
+    int error = conn_create_own(loop, fd, CONN_CONNECTING, handlers, ctx, &slot);
     if (error) {
         (void)sys_close(fd);
         return error;
@@ -405,11 +427,7 @@ berth_connect(struct berth_loop *loop, const char *text, const struct berth_hand
         conn_discard(loop, slot, 1);
         return error;
     }
-    if (loop->options.connect_timeout_ms != 0)
-        timeouts_set(loop, slot, BERTH_TIMEOUT_CONNECT, loop->options.connect_timeout_ms);
-    loop_due(loop);
-    if (token != NULL)
-        *token = berth_slot_token(slot, 0);
+    connect_begun(loop, slot, token);
     return 0;
 }
 

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "loop/resolve.h"
 #include "loop/udp_internal.h"
 #include "os/memory.h"
 #include "os/sys.h"
@@ -250,6 +251,7 @@ destroy_parts(struct berth_loop *loop)
     if (loop->pool != NULL)
         receive_turn_over(loop);
     close_leftovers(loop);
+    resolve_destroy(loop->resolver); /* before the descriptor that its helpers write to */
     udp_state_destroy(loop);
     if (loop->wake_fd >= 0)
         (void)sys_close(loop->wake_fd);
@@ -357,7 +359,9 @@ wait_ms(struct berth_loop *loop, int timeout_ms)
     timeout_ms = shorter(timeout_ms, timers_wait_ms(loop));
     timeout_ms = shorter(timeout_ms, idle_tick(loop));
     timeout_ms = shorter(timeout_ms, WAIT_MS_MAX);
-    return loop->todo_count > 0 || posts_pending(loop) ? 0 : timeout_ms;
+    return loop->todo_count > 0 || posts_pending(loop) || resolve_answered(loop->resolver)
+               ? 0
+               : timeout_ms;
 }
 
 static int
@@ -374,6 +378,8 @@ turn(struct berth_loop *loop, int timeout_ms)
         more += signals_run(loop);
     if (BERTH_UNLIKELY(posts_pending(loop)))
         more += posts_run(loop);
+    if (BERTH_UNLIKELY(resolve_answered(loop->resolver)))
+        more += connect_answers(loop);
     more += conn_run_todo(loop);
     (void)berth_pool_turn(loop->pool);
     if (loop->starved.count > 0)

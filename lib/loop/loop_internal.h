@@ -66,18 +66,19 @@ struct conn_cold {
     uint64_t credit;           /**< bytes; with CONN_CREDIT */
     uint64_t closing_since_ms; /**< in the list of the draining or the closing */
     struct conn_link links[LIST_KIND_COUNT];
-    int32_t reason;      /**< with CONN_FAILED */
-    uint32_t cancels;    /**< how often the cancel was issued */
-    uint64_t bulk_turn;  /**< when a receive last ended with its share used up */
-    uint32_t bulk_score; /**< how often that happened in a row */
-    uint32_t lane;       /**< 1 + number of its own ring of buffers, 0: none */
+    int32_t reason;        /**< with CONN_FAILED */
+    uint32_t cancels;      /**< how often the cancel was issued */
+    uint64_t bulk_turn;    /**< when a receive last ended with its share used up */
+    uint32_t bulk_score;   /**< how often that happened in a row */
+    uint32_t lane;         /**< 1 + number of its own ring of buffers, 0: none */
+    struct lookup *lookup; /**< with CONN_CONNECTING: by name, and what is known of it */
     struct conn_timeouts timeouts;
     int32_t kept_fd;            /**< 1 + the descriptor beside the direct one; 0: none */
     uint8_t was_nonblocking;    /**< O_NONBLOCK was set when it was adopted */
     berth_detached_fn detached; /**< the connection is leaving (with CONN_CREDIT): whom to tell */
     void *detached_arg;
     int32_t leaving_fd; /**< it can go, with this */
-    unsigned char unused[56];
+    unsigned char unused[48];
 };
 #define CONN_COLD_BYTES 256
 BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "four cache lines");
@@ -108,6 +109,9 @@ struct idle_scan {
     uint32_t cursor;     /**< the index to go on with */
     int more;            /**< there was more to park than a step may */
 };
+
+struct lookup;
+struct resolver;
 
 struct berth_loop {
     /* read on every event */
@@ -146,6 +150,7 @@ struct berth_loop {
     int in_turn;
     int started;
     int direct;                /**< slots are numbered by direct descriptors: descriptor.c */
+    struct resolver *resolver; /**< NULL: no name was ever looked up */
     unsigned char *fork_guard; /**< a page that a child of fork(2) finds zeroed */
     uint64_t accept_resume_ms; /**< 0: no listener is backing off */
     uint64_t now_ms;           /**< through loop_time only */
@@ -555,5 +560,26 @@ void listener_close_all(struct berth_loop *loop);
 
 /** Whether the loop drains, and everybody has gone. */
 int loop_drained(const struct berth_loop *loop);
+/** A socket that has begun to connect there, or -errno. */
+int connect_open(const struct sockaddr *address, socklen_t length);
+
+/** A connection has begun to connect, or to be looked up: its timeout counts, its token is told. */
+void connect_begun(struct berth_loop *loop, struct berth_slot *slot, berth_token *token);
+
+/* ---- connect_name.c ---------------------------------------------------------------------------
+ */
+
+/** berth_connect, for what is not an address: a name, or -EINVAL. */
+int connect_by_name(struct berth_loop *loop, const char *text,
+                    const struct berth_handlers *handlers, void *ctx, berth_token *token);
+
+/** The connection could not be made: the next address of its name is tried, or it has failed. */
+void connect_failed(struct berth_loop *loop, struct berth_slot *slot, int reason);
+
+/** It has been made, or is over: what is known of its name is not needed any more. */
+void connect_done(struct berth_loop *loop, struct berth_slot *slot);
+
+/** Goes on with those whose names have been looked up. Returns how many. */
+unsigned connect_answers(struct berth_loop *loop);
 
 #endif

@@ -8,7 +8,7 @@
  * A file says which groups it needs before including this one, so that no file sees an interface
  * it has no business with:
  *     BERTH_SYS_MEMORY  BERTH_SYS_FILE  BERTH_SYS_SOCKET  BERTH_SYS_EPOLL  BERTH_SYS_POLL
- *     BERTH_SYS_URING  BERTH_SYS_TIME  BERTH_SYS_TIMER  BERTH_SYS_SIGNAL
+ *     BERTH_SYS_URING  BERTH_SYS_TIME  BERTH_SYS_TIMER  BERTH_SYS_SIGNAL  BERTH_SYS_RESOLVE
  * To add a call, add a row to its group:
  *     ROW(name, parameters, arguments, expression that returns -1 and errno, or -errno)
  *
@@ -60,7 +60,8 @@
 #ifdef __linux__
 #include <sys/eventfd.h>
 #define BERTH_SYS_LINUX_FILE_ROWS(ROW)                                                             \
-    ROW(eventfd, (unsigned initial, int flags), (initial, flags), eventfd(initial, flags))
+    ROW(eventfd, (unsigned initial, int flags), (initial, flags), eventfd(initial, flags))         \
+    ROW(dup3, (int fd, int as, int flags), (fd, as, flags), dup3(fd, as, flags))
 #else
 #define BERTH_SYS_LINUX_FILE_ROWS(ROW)
 #endif
@@ -194,6 +195,81 @@ berth_clock_ms(uint64_t *now_ms)
 #define BERTH_SYS_TIME_ROWS(ROW)
 #endif
 
+/* ---- names, and the threads that wait for them --------------------------------------------------
+ */
+
+#ifdef BERTH_SYS_RESOLVE
+#include <netdb.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/** What getaddrinfo(3) says, in the words of everything else: -errno. Never -EPERM, which is -1. */
+static inline __attribute__((unused)) int
+berth_resolve_errno(int error, int system_error)
+{
+    switch (error) {
+    case EAI_NONAME:
+#ifdef EAI_NODATA
+    case EAI_NODATA:
+#endif
+#ifdef EAI_ADDRFAMILY
+    case EAI_ADDRFAMILY:
+#endif
+        return -ENOENT; /* there is no such name, or it has no address */
+    case EAI_AGAIN:
+        return -EAGAIN; /* nobody answered: another time, perhaps */
+    case EAI_FAIL:
+        return -EHOSTUNREACH; /* who was asked cannot or does not want to answer */
+    case EAI_FAMILY:
+        return -EAFNOSUPPORT;
+    case EAI_MEMORY:
+        return -ENOMEM;
+    case EAI_SYSTEM:
+        return system_error == EPERM ? -EACCES : -system_error;
+    default:
+        return -EINVAL;
+    }
+}
+
+/** Every address of a name that a stream can be connected to, in the order to try them in. */
+static inline __attribute__((unused)) int
+berth_getaddrinfo(const char *host, const char *port, struct addrinfo **addresses)
+{
+    struct addrinfo hints;
+    memset(&hints, 0, sizeof(hints));
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICSERV;
+    const int error = getaddrinfo(host, port, &hints, addresses);
+    if (error == 0)
+        return 0;
+    *addresses = NULL;
+    return berth_resolve_errno(error, errno);
+}
+
+/** A thread in which no signal handler of the program is ever run. */
+static inline __attribute__((unused)) int
+berth_thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
+{
+    sigset_t all, before;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int error = pthread_create(thread, NULL, run, argument);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return -error;
+}
+
+#define BERTH_SYS_RESOLVE_ROWS(ROW)                                                                \
+    ROW(getaddrinfo, (const char *host, const char *port, struct addrinfo **addresses),            \
+        (host, port, addresses), (errno = EPERM, berth_getaddrinfo(host, port, addresses)))        \
+    ROW(freeaddrinfo, (struct addrinfo * addresses), (addresses), (freeaddrinfo(addresses), 0))    \
+    ROW(thread_start, (pthread_t * thread, void *(*run)(void *), void *argument),                  \
+        (thread, run, argument), (errno = EPERM, berth_thread_start(thread, run, argument)))
+#else
+#define BERTH_SYS_RESOLVE_ROWS(ROW)
+#endif
+
 /* ---- io_uring, by way of liburing ------------------------------------------------------------
  * liburing returns -errno and leaves errno alone: so its -EPERM (a seccomp filter's answer), which
  * looks like the -1 of the others, must find EPERM in errno.
@@ -271,6 +347,7 @@ berth_uring_op_known(struct io_uring *ring, int op)
     BERTH_SYS_SIGNAL_ROWS(ROW)                                                                     \
     BERTH_SYS_TIMER_ROWS(ROW)                                                                      \
     BERTH_SYS_TIME_ROWS(ROW)                                                                       \
+    BERTH_SYS_RESOLVE_ROWS(ROW)                                                                    \
     BERTH_SYS_URING_ROWS(ROW)
 
 #define BERTH_SYS_ROW_DIRECT(name, parameters, arguments, expression)                              \

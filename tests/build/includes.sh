@@ -161,6 +161,18 @@ for path in $(find lib/loop -name '*.[ch]' | LC_ALL=C sort); do
     done
 done
 
+# ---- rule 6: one file of the library knows threads, and asks resolvers ---------------------------
+for path in $(find lib -name '*.[ch]' | LC_ALL=C sort); do
+    case $path in
+    lib/loop/resolve.c | lib/os/sys.h) continue ;;
+    esac
+    if grep -q -E 'pthread|BERTH_SYS_RESOLVE|getaddrinfo *\([^3]' "$path"; then
+        fail "$path knows threads or resolvers: that is lib/loop/resolve.c's affair"
+    else
+        pass
+    fi
+done
+
 # ---- rule 5: examples and benches are written as a stranger would write them --------------------
 for path in $(find bench docs/examples -name '*.[ch]' 2> /dev/null | LC_ALL=C sort); do
     for included in $(includes_of "$path" | grep '"'); do

@@ -108,7 +108,7 @@ needed()
 if [ -f "$top_builddir/.libs/libberth.so" ]; then
     needed berth | grep -v '^libc\.' > berth.needed
     check "libberth needs libc alone, not $(cat berth.needed)" test ! -s berth.needed
-    needed berth-loop | grep -v -E '^(libc\.|libberth\.|liburing\.)' > loop.needed
+    needed berth-loop | grep -v -E '^(libc\.|libpthread\.|libberth\.|liburing\.)' > loop.needed
     check "libberth-loop does not need $(cat loop.needed)" test ! -s loop.needed
 fi
 

@@ -180,7 +180,7 @@ START_TEST(addresses_that_do_not)
         "tcp://[::1:80",
         "tcp://[127.0.0.1]:80",
         "tcp://999.1.1.1:80",
-        "tcp://example.org:80",
+        "tcp://exam ple.org:80",
         "unix:",
         "unix:@",
         "http://127.0.0.1:80",

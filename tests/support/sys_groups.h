@@ -12,6 +12,7 @@
 #define BERTH_SYS_POLL
 #define BERTH_SYS_SIGNAL
 #define BERTH_SYS_TIME
+#define BERTH_SYS_RESOLVE
 #ifdef __linux__
 #define BERTH_SYS_TIMER
 #define BERTH_SYS_EPOLL
