@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "loop/udp_internal.h"
+#include "os/probes.h"
 #include "os/sys.h"
 
 /** When a cancel that was not answered is issued again, and when the connection is given up. */
@@ -73,6 +74,7 @@ conn_starve(struct berth_loop *loop, struct berth_slot *slot)
         return;
     slot->state |= CONN_STARVED;
     loop->stats.starved++;
+    BERTH_PROBE_CONN(starve, slot);
     list_append(loop, &loop->starved, LIST_STARVED, slot);
 }
 
@@ -173,8 +175,10 @@ conn_open(struct berth_loop *loop, struct berth_slot *slot)
     slot->state |= CONN_TODO;
     if (slot->class_id == CLASS_OWN)
         timeouts_opened(loop, slot);
+    BERTH_PROBE_CONN(conn__open, slot);
     if (handlers->open != NULL && handlers->open(as_conn(slot), conn_context(loop, slot)) != 0) {
         loop->stats.refused_open++;
+        BERTH_PROBE(accept__refused, slot->index, 0);
         slot->state |= CONN_FAILED;
         return;
     }
@@ -210,6 +214,7 @@ conn_deliver(struct berth_loop *loop, struct berth_slot *slot, const struct bert
              unsigned n, size_t bytes)
 {
     BERTH_ASSERT(conn_wants_data(slot) && n > 0 && bytes > 0);
+    BERTH_PROBE_CONN_WITH(receive, slot, bytes);
     slot->state |= CONN_READ_ACTIVE;
     loop->stats.receives++;
     loop->stats.received_bytes += bytes;
@@ -290,6 +295,7 @@ call_close(struct berth_loop *loop, struct berth_slot *slot)
         udp_call_close(loop, slot, reason);
         return;
     }
+    BERTH_PROBE_CONN_WITH(conn__close, slot, reason);
     const struct berth_handlers *handlers = conn_handlers(loop, slot);
     if (handlers->close != NULL)
         handlers->close(as_conn(slot), reason);
@@ -358,6 +364,7 @@ give_up(struct berth_loop *loop, struct berth_slot *slot)
     slot->state |= CONN_ZOMBIE;
     loop->zombies += slot_kind(slot) == KIND_CONN;
     loop->stats.zombies++;
+    BERTH_PROBE_CONN(zombie, slot);
     closing_list_leave(loop, slot);
     call_close(loop, slot);
 }

@@ -18,6 +18,7 @@
 #include <netdb.h>
 
 #include "loop/resolve.h"
+#include "os/probes.h"
 #include "os/sys.h"
 
 /** Addresses of one name that are tried: some names have hundreds. */
@@ -108,6 +109,7 @@ connect_answers(struct berth_loop *loop)
         if (lookup == NULL)
             break;
         count++;
+        BERTH_PROBE(lookup, lookup->name.host, lookup->error);
         struct berth_slot *slot = berth_table_find(loop->table, lookup->token);
         if (slot == NULL || slot_cold(loop, slot)->lookup != lookup)
             lookup_free(lookup); /* it was closed meanwhile */

@@ -11,6 +11,7 @@
 #define BERTH_SYS_URING
 #include "loop/engine_uring_udp.h"
 
+#include "os/probes.h"
 #include "os/sys.h"
 
 /** Of slot->flags: the posted receive has limits that kernels before 6.17 refuse. */
@@ -281,7 +282,10 @@ receive_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result, 
     slot->state |= CONN_TODO;
     loop->current = slot;
     const int parked = slot->flags & SLOT_PARKED && uring_park_or_not(loop, slot, result);
-    loop->stats.rearms += result != 0 && !parked && conn_wants_data(slot);
+    if (result != 0 && !parked && conn_wants_data(slot)) {
+        loop->stats.rearms++;
+        BERTH_PROBE_CONN_WITH(rearm, slot, result);
+    }
     if (result <= 0 || state->receive_bytes_max == 0)
         return;
     if (flags & IORING_CQE_F_SOCK_NONEMPTY)

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "os/probes.h"
 #include "os/sys.h"
 
 /** How long a listener rests after it ran out of descriptors, in milliseconds. */
@@ -267,6 +268,7 @@ listener_accepted(struct berth_loop *loop, struct berth_slot *listener, int inde
     if (error) {
         descriptor_close(loop, index, -1);
         loop->stats.refused_limit++;
+        BERTH_PROBE(accept__refused, index, error);
         return;
     }
     loop->stats.accepted++;
@@ -291,6 +293,7 @@ refuse_newcomers(struct berth_loop *loop, int listener_fd)
             break;
         (void)sys_close(fd);
         loop->stats.refused_limit++;
+        BERTH_PROBE(accept__refused, fd, -EMFILE);
     }
     loop->reserve_fd = (int)sys_open("/dev/null", O_RDONLY | O_CLOEXEC);
     (void)sys_fcntl(listener_fd, F_SETFL, (int)flags);

@@ -18,6 +18,7 @@
 #include "loop/resolve.h"
 #include "loop/udp_internal.h"
 #include "os/memory.h"
+#include "os/probes.h"
 #include "os/sys.h"
 
 /** No wait is longer than this: wake-ups have been lost by kernels as late as 7.3.3. */
@@ -370,6 +371,7 @@ turn(struct berth_loop *loop, int timeout_ms)
     timeout_ms = wait_ms(loop, loop->todo_count > 0 ? 0 : timeout_ms);
     loop->stats.turns++;
     const int handled = loop->engine->turn(loop, timeout_ms);
+    BERTH_PROBE(turn, handled);
     loop->current = NULL;
     unsigned more = timers_run(loop);
     if (more > 0)

@@ -11,6 +11,7 @@
 #include "loop/loop_internal.h"
 
 #include "os/sanitize.h"
+#include "os/probes.h"
 #include "os/sys.h"
 
 /** With so many buffers left in the pool, a busy loop may keep those at hand for its next turn. */
@@ -174,6 +175,7 @@ receive_starved(struct berth_loop *loop)
             break;
         served++;
         loop->stats.rearms++;
+        BERTH_PROBE_CONN_WITH(rearm, slot, 0);
         loop->current = slot;
         slot->state |= CONN_TODO;         /* afterwards it receives in the ordinary way again */
         if (conn_may_receive(loop, slot)) /* an earlier one's callback may have changed that */

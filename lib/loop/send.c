@@ -16,6 +16,7 @@
 
 #include "os/copy.h"
 #include "os/memory.h"
+#include "os/probes.h"
 
 /** Nodes of all queues of a loop together: 32 MiB of address space, resident as used. */
 #define NODES_MAX (UINT32_C(1) << 20)
@@ -429,6 +430,7 @@ send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
     BERTH_ASSERT(head != NULL && sent <= head->bytes && head->in_flight == 0);
     slot->state |= CONN_WRITE_ACTIVE;
     loop->stats.sends++;
+    BERTH_PROBE_CONN_WITH(send, slot, sent);
     loop->stats.sent_bytes += sent;
     loop->copies.sent += sent;
     loop->copies.sent_kernel += sent;
