@@ -267,7 +267,10 @@ report_print(struct berth_loop *loop)
                                               "datagrams_sent",
                                               "datagrams_segmented",
                                               "datagrams_refused",
-                                              "datagrams_lost"};
+                                              "datagrams_lost",
+                                              "lookups",
+                                              "ghosts",
+                                              "rebuilds"};
     static const char *const copies_names[] = {
         "received",         "received_kernel",      "received_pullup",
         "received_compact", "received_application", "sent",

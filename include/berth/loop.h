@@ -121,7 +121,7 @@ struct berth_loop_options {
     const char *features; /**< what to do with and without, on uring: "-bundles,+limits"; NULL: all
                                that this kernel is found to do right. See below */
     uint32_t conns_max;   /**< descriptors below this number can be connections: see slots_max */
-    uint32_t cold_bytes; /**< of your own cold record per connection: berth_conn_cold; 0 to 3,840 */
+    uint32_t cold_bytes; /**< of your own cold record per connection: berth_conn_cold; 0 to 3,776 */
     uint32_t receive_buffers; /**< 4 KiB buffers posted to the kernel at most (uring): 16 to 32,768,
                                  rounded up to a power of two; default 4,096. 256 are posted to
                                  begin with, twice as many whenever a receive found none */
@@ -144,6 +144,8 @@ struct berth_loop_options {
     int keep_receiving;     /**< nonzero: do not pause by itself at send_high_bytes */
     int reuse_port; /**< nonzero: listeners share their TCP address with those of other loops that
                          say so too (SO_REUSEPORT): one loop per thread, and the kernel deals */
+    int conn_stats; /**< nonzero: count for each connection, too: berth_conn_stats_get. Costs
+                       the lines of its cold record that nobody else touches */
     const struct berth_pool_options *pool; /**< NULL: the defaults */
     enum berth_huge_pages huge_pages;      /**< of the table */
 };
@@ -188,6 +190,7 @@ berth_loop_options_init(struct berth_loop_options *options)
     options->idle_park_ms = 10000;
     options->keep_receiving = 0;
     options->reuse_port = 0;
+    options->conn_stats = 0;
     options->pool = NULL;
     options->huge_pages = BERTH_HUGE_AUTO;
 }
@@ -486,6 +489,12 @@ BERTH_API int berth_conn_fd(const struct berth_conn *conn);
  * One system call, or up to two with direct descriptors. The loop's thread. Since 0.1.
  */
 BERTH_API int berth_conn_fd_install(const struct berth_conn *conn);
+
+/**
+ * A copy of the connection's counters; the last time to ask is its close callback. Costs 64 bytes
+ * copied. Returns 0; -EINVAL; -ENOTSUP: the loop was made without the option conn_stats.
+ */
+BERTH_API int berth_conn_stats_get(const struct berth_conn *conn, struct berth_conn_stats *stats);
 
 /**
  * Writes the peer's address. 0, -ENOSPC, or what getpeername(2) said; with direct descriptors also

@@ -77,6 +77,21 @@ struct berth_loop_stats {
     uint64_t datagrams_segmented; /**< ... as segments of a bigger send, cut by the kernel */
     uint64_t datagrams_refused; /**< sends of datagrams refused: the queue was full, or no buffer */
     uint64_t datagrams_lost;    /**< datagrams that the kernel refused to send */
+    uint64_t lookups;           /**< names that were looked up, and answered */
+    uint64_t ghosts;            /**< as in struct berth_table_stats, of the loop's own table */
+    uint64_t rebuilds;          /**< likewise */
+};
+
+/** Of one connection, with the option conn_stats of its loop. Since 0.1. */
+struct berth_conn_stats {
+    uint64_t opened_ms;      /**< when it opened: milliseconds of CLOCK_MONOTONIC */
+    uint64_t received_bytes; /**< payload bytes delivered to callbacks */
+    uint64_t sent_bytes;     /**< payload bytes the kernel accepted */
+    uint64_t receives;       /**< data callbacks */
+    uint64_t sends;          /**< send operations that moved bytes */
+    uint64_t rearms;         /**< receives posted again */
+    uint64_t starved;        /**< times it had to queue for a buffer */
+    uint64_t pauses;         /**< times receiving stopped because its queue was over the mark */
 };
 
 /**

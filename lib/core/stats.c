@@ -8,7 +8,8 @@
 
 BERTH_STATIC_ASSERT(sizeof(struct berth_table_stats) % sizeof(uint64_t) == 0 &&
                         sizeof(struct berth_pool_stats) % sizeof(uint64_t) == 0 &&
-                        sizeof(struct berth_loop_stats) % sizeof(uint64_t) == 0,
+                        sizeof(struct berth_loop_stats) % sizeof(uint64_t) == 0 &&
+                        sizeof(struct berth_conn_stats) % sizeof(uint64_t) == 0,
                     "counters only: berth_stats_delta knows nothing else");
 
 void

@@ -15,6 +15,7 @@
 
 #include <string.h>
 
+#include "loop/connect_name.h"
 #include "loop/udp_internal.h"
 #include "os/probes.h"
 #include "os/sys.h"
@@ -74,6 +75,7 @@ conn_starve(struct berth_loop *loop, struct berth_slot *slot)
         return;
     slot->state |= CONN_STARVED;
     loop->stats.starved++;
+    CONN_COUNT(loop, slot, starved, 1);
     BERTH_PROBE_CONN(starve, slot);
     list_append(loop, &loop->starved, LIST_STARVED, slot);
 }
@@ -176,6 +178,8 @@ conn_open(struct berth_loop *loop, struct berth_slot *slot)
     if (slot->class_id == CLASS_OWN)
         timeouts_opened(loop, slot);
     BERTH_PROBE_CONN(conn__open, slot);
+    if (loop->conn_stats)
+        slot_cold(loop, slot)->stats.opened_ms = loop_now_ms();
     if (handlers->open != NULL && handlers->open(as_conn(slot), conn_context(loop, slot)) != 0) {
         loop->stats.refused_open++;
         BERTH_PROBE(accept__refused, slot->index, 0);
@@ -209,9 +213,9 @@ conn_connected(struct berth_loop *loop, struct berth_slot *slot)
 
 /* ---- events --------------------------------------------------------------------------------- */
 
-void
-conn_deliver(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *spans,
-             unsigned n, size_t bytes)
+static inline __attribute__((always_inline)) void
+deliver(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *spans,
+        unsigned n, size_t bytes)
 {
     BERTH_ASSERT(conn_wants_data(slot) && n > 0 && bytes > 0);
     BERTH_PROBE_CONN_WITH(receive, slot, bytes);
@@ -229,6 +233,27 @@ conn_deliver(struct berth_loop *loop, struct berth_slot *slot, const struct bert
     loop->current = slot;
     if (BERTH_LIKELY(handlers->data != NULL))
         handlers->data(as_conn(slot), spans, n, bytes);
+}
+
+/** The same, and counts for the connection: apart, so that nobody else saves registers for it. */
+static BERTH_COLD void
+deliver_counted(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *spans,
+                unsigned n, size_t bytes)
+{
+    struct conn_cold *cold = slot_cold(loop, slot);
+    cold->stats.receives++;
+    cold->stats.received_bytes += bytes;
+    deliver(loop, slot, spans, n, bytes);
+}
+
+void
+conn_deliver(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *spans,
+             unsigned n, size_t bytes)
+{
+    if (BERTH_UNLIKELY(loop->conn_stats))
+        deliver_counted(loop, slot, spans, n, bytes);
+    else
+        deliver(loop, slot, spans, n, bytes);
 }
 
 void

@@ -182,3 +182,16 @@ berth_conn_fd_install(const struct berth_conn *conn)
         return loop->engine->direct_install(loop, (int)slot->index);
     return (int)sys_fcntl(berth_slot_fd(slot), F_DUPFD_CLOEXEC, 0);
 }
+
+int
+berth_conn_stats_get(const struct berth_conn *conn, struct berth_conn_stats *stats)
+{
+    const struct berth_slot *slot = checked(conn);
+    if (slot == NULL || stats == NULL)
+        return -EINVAL;
+    const struct berth_loop *loop = slot_loop(slot);
+    if (!loop->conn_stats)
+        return -ENOTSUP;
+    *stats = slot_cold(loop, slot)->stats;
+    return 0;
+}

@@ -17,6 +17,7 @@
 
 #include <netdb.h>
 
+#include "loop/connect_name.h"
 #include "loop/resolve.h"
 #include "os/probes.h"
 #include "os/sys.h"
@@ -109,6 +110,7 @@ connect_answers(struct berth_loop *loop)
         if (lookup == NULL)
             break;
         count++;
+        loop->stats.lookups++;
         BERTH_PROBE(lookup, lookup->name.host, lookup->error);
         struct berth_slot *slot = berth_table_find(loop->table, lookup->token);
         if (slot == NULL || slot_cold(loop, slot)->lookup != lookup)

@@ -284,6 +284,7 @@ receive_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result, 
     const int parked = slot->flags & SLOT_PARKED && uring_park_or_not(loop, slot, result);
     if (result != 0 && !parked && conn_wants_data(slot)) {
         loop->stats.rearms++;
+        CONN_COUNT(loop, slot, rearms, 1);
         BERTH_PROBE_CONN_WITH(rearm, slot, result);
     }
     if (result <= 0 || state->receive_bytes_max == 0)

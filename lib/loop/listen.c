@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "loop/connect_name.h"
 #include "os/probes.h"
 #include "os/sys.h"
 

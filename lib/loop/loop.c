@@ -8,6 +8,7 @@
  */
 #define BERTH_SYS_FILE
 #define BERTH_SYS_MEMORY
+#define BERTH_SYS_TIME
 #include "loop/cross.h"
 
 #include <stdarg.h>
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "loop/connect_name.h"
 #include "loop/resolve.h"
 #include "loop/udp_internal.h"
 #include "os/memory.h"
@@ -44,6 +46,14 @@ static const struct engine *const engines[] = {
 
 struct berth_loop *berth_loops[LOOP_COUNT_MAX];
 _Thread_local struct berth_loop *loop_turning;
+
+uint64_t
+loop_now_ms(void)
+{
+    uint64_t now_ms = 0;
+    (void)sys_clock_ms(&now_ms);
+    return now_ms;
+}
 
 /* ---- making one ----------------------------------------------------------------------------- */
 
@@ -299,6 +309,7 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
     loop->options = options;
     loop->table = &loop->table_storage; /* empty until there is an engine */
     loop->wishes = wishes;
+    loop->conn_stats = options.conn_stats != 0;
     loop->wake_fd = loop->reserve_fd = -1;
     wheel_init(&loop->timers, loop_time(loop));
     error = register_loop(loop);
@@ -530,6 +541,8 @@ berth_loop_stats_get(const struct berth_loop *loop, struct berth_loop_stats *sta
         return;
     *stats = loop->stats;
     stats->wakes = __atomic_load_n(&loop->mailbox.wakes, __ATOMIC_RELAXED);
+    stats->ghosts = loop->table->stats.ghosts;
+    stats->rebuilds = loop->table->stats.rebuilds;
 }
 
 void

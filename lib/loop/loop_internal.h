@@ -77,11 +77,12 @@ struct conn_cold {
     uint8_t was_nonblocking;    /**< O_NONBLOCK was set when it was adopted */
     berth_detached_fn detached; /**< the connection is leaving (with CONN_CREDIT): whom to tell */
     void *detached_arg;
-    int32_t leaving_fd; /**< it can go, with this */
-    unsigned char unused[48];
+    int32_t leaving_fd;            /**< it can go, with this */
+    struct berth_conn_stats stats; /**< with the option conn_stats */
+    unsigned char unused[44];
 };
-#define CONN_COLD_BYTES 256
-BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "four cache lines");
+#define CONN_COLD_BYTES 320
+BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "five cache lines");
 
 /** Who serves the connections of a class: a listener's, or (class 0) each connection's own. */
 struct conn_class {
@@ -123,6 +124,7 @@ struct berth_loop {
     struct berth_span *lent;    /**< what its callback was lent, if it may be sent unretained */
     int flush_due;              /**< it has queued something, and nothing else is due */
     int lent_used;              /**< some of it was queued unretained */
+    int conn_stats;             /**< options.conn_stats */
     struct send_nodes nodes;
     struct batch batch;
     struct berth_loop_stats stats;
@@ -249,6 +251,13 @@ conn_context(const struct berth_loop *loop, const struct berth_slot *slot)
         return slot_cold(loop, slot)->ctx;
     return loop->classes[slot->class_id].ctx;
 }
+
+/** Counts for one connection, if the loop does: one test of what every event has loaded. */
+#define CONN_COUNT(loop, slot, counter, amount)                                                    \
+    do {                                                                                           \
+        if (BERTH_UNLIKELY((loop)->conn_stats))                                                    \
+            slot_cold((loop), (slot))->stats.counter += (amount);                                  \
+    } while (0)
 
 /** Milliseconds of a clock that never goes back, read now. */
 uint64_t loop_now_ms(void);
@@ -560,26 +569,5 @@ void listener_close_all(struct berth_loop *loop);
 
 /** Whether the loop drains, and everybody has gone. */
 int loop_drained(const struct berth_loop *loop);
-/** A socket that has begun to connect there, or -errno. */
-int connect_open(const struct sockaddr *address, socklen_t length);
-
-/** A connection has begun to connect, or to be looked up: its timeout counts, its token is told. */
-void connect_begun(struct berth_loop *loop, struct berth_slot *slot, berth_token *token);
-
-/* ---- connect_name.c ---------------------------------------------------------------------------
- */
-
-/** berth_connect, for what is not an address: a name, or -EINVAL. */
-int connect_by_name(struct berth_loop *loop, const char *text,
-                    const struct berth_handlers *handlers, void *ctx, berth_token *token);
-
-/** The connection could not be made: the next address of its name is tried, or it has failed. */
-void connect_failed(struct berth_loop *loop, struct berth_slot *slot, int reason);
-
-/** It has been made, or is over: what is known of its name is not needed any more. */
-void connect_done(struct berth_loop *loop, struct berth_slot *slot);
-
-/** Goes on with those whose names have been looked up. Returns how many. */
-unsigned connect_answers(struct berth_loop *loop);
 
 #endif

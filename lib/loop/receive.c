@@ -175,6 +175,7 @@ receive_starved(struct berth_loop *loop)
             break;
         served++;
         loop->stats.rearms++;
+        CONN_COUNT(loop, slot, rearms, 1);
         BERTH_PROBE_CONN_WITH(rearm, slot, 0);
         loop->current = slot;
         slot->state |= CONN_TODO;         /* afterwards it receives in the ordinary way again */

@@ -130,6 +130,7 @@ queued(struct berth_loop *loop, struct berth_slot *slot)
     if (queue_bytes(loop, slot) >= loop->options.send_high_bytes && !(slot->state & CONN_HIGH)) {
         slot->state |= CONN_HIGH | CONN_TODO;
         loop->stats.pauses++;
+        CONN_COUNT(loop, slot, pauses, 1);
     }
     if (slot == loop->current && slot->buffer != 0)
         loop->flush_due = 1;
@@ -423,6 +424,14 @@ pop_head(struct berth_loop *loop, struct berth_slot *slot)
         (void)berth_release(loop->pool, lease);
 }
 
+static BERTH_COLD void
+count_send(const struct berth_loop *loop, const struct berth_slot *slot, size_t sent)
+{
+    struct conn_cold *cold = slot_cold(loop, slot);
+    cold->stats.sends++;
+    cold->stats.sent_bytes += sent;
+}
+
 void
 send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
 {
@@ -432,6 +441,8 @@ send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
     loop->stats.sends++;
     BERTH_PROBE_CONN_WITH(send, slot, sent);
     loop->stats.sent_bytes += sent;
+    if (BERTH_UNLIKELY(loop->conn_stats))
+        count_send(loop, slot, sent);
     loop->copies.sent += sent;
     loop->copies.sent_kernel += sent;
     head->bytes -= (uint32_t)sent;
