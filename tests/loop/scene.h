@@ -109,7 +109,9 @@ begin_pair(struct scene *scene)
 {
     int ends[2];
     rig_begin(&scene->rig, &scene->options, &with_timeout, scene);
+    const int bytes = SOCKET_BYTES;
     ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    ck_assert_int_eq(setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
     ck_assert_int_eq(berth_adopt(scene->rig.loop, ends[0], &with_timeout, scene, &scene->token), 0);
     scene->client = ends[1];
 }
