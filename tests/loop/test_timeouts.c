@@ -236,13 +236,15 @@ START_TEST(short_periods)
 {
     RIG_ENGINE_OR_RETURN(engine);
     struct scene scene;
+    /* io_uring looks for quiet connections itself, and notes what it saw by ticks of 128 ms. */
+    const uint32_t more_ms = strncmp(engine, "uring", 5) == 0 ? 129 : 1;
     prepare(&scene, engine);
     begin(&scene, &with_timeout);
     for (uint32_t period_ms = 1; period_ms <= 20; period_ms++) {
         limit(&scene, BERTH_TIMEOUT_IDLE, period_ms);
-        must_come(&scene, BERTH_TIMEOUT_IDLE, clock_now_ms, period_ms, 1, 1);
+        must_come(&scene, BERTH_TIMEOUT_IDLE, clock_now_ms, period_ms, more_ms, 1);
         client_sends(&scene);
-        must_come(&scene, BERTH_TIMEOUT_IDLE, clock_now_ms, period_ms, 1, 1);
+        must_come(&scene, BERTH_TIMEOUT_IDLE, clock_now_ms, period_ms, more_ms, 1);
     }
     end(&scene);
 }
