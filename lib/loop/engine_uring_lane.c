@@ -200,7 +200,7 @@ lane_open(struct berth_loop *loop, struct berth_slot *slot)
         return;
     }
     lane->owner = slot->index + 1;
-    lane->active_ms = loop_now_ms();
+    lane->active_ms = loop_time(loop);
     slot_cold(loop, slot)->lane = (uint32_t)(lane - state->lanes) + 1;
     slot->flags |= SLOT_LANE;
     state->lanes_used++;
@@ -250,7 +250,7 @@ void
 uring_lane_tick(struct berth_loop *loop)
 {
     struct uring_engine *state = uring_state(loop);
-    const uint64_t now_ms = loop_now_ms();
+    const uint64_t now_ms = loop_time(loop);
     for (unsigned i = 0; i < LANES_MAX; i++) {
         struct uring_lane *lane = &state->lanes[i];
         if (lane->owner == 0 || lane->leaving)

@@ -8,7 +8,6 @@
  */
 #define BERTH_SYS_FILE
 #define BERTH_SYS_MEMORY
-#define BERTH_SYS_TIME
 #include "loop/cross.h"
 
 #include <stdarg.h>
@@ -46,14 +45,6 @@ static const struct engine *const engines[] = {
 
 struct berth_loop *berth_loops[LOOP_COUNT_MAX];
 _Thread_local struct berth_loop *loop_turning;
-
-uint64_t
-loop_now_ms(void)
-{
-    uint64_t now_ms = 0;
-    (void)sys_clock_ms(&now_ms);
-    return now_ms;
-}
 
 /* ---- making one ----------------------------------------------------------------------------- */
 
