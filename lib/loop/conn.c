@@ -15,8 +15,10 @@
 
 #include <string.h>
 
+#include "loop/conn_lists.h"
 #include "loop/connect_name.h"
 #include "loop/udp_internal.h"
+#include "loop/send.h"
 #include "os/probes.h"
 #include "os/sys.h"
 
@@ -31,95 +33,6 @@
 
 /** How often a list of closing connections is looked through. */
 #define CLOSING_TICK_MS 50
-
-/* ---- lists ---------------------------------------------------------------------------------- */
-
-static void
-list_append(struct berth_loop *loop, struct conn_list *list, enum conn_list_kind kind,
-            struct berth_slot *slot)
-{
-    struct conn_link *link = &slot_cold(loop, slot)->links[kind];
-    link->next = 0;
-    link->previous = list->tail;
-    if (list->tail != 0)
-        slot_cold(loop, loop_slot(loop, list->tail))->links[kind].next = slot->index + 1;
-    else
-        list->head = slot->index + 1;
-    list->tail = slot->index + 1;
-    list->count++;
-}
-
-static void
-list_remove(struct berth_loop *loop, struct conn_list *list, enum conn_list_kind kind,
-            struct berth_slot *slot)
-{
-    struct conn_link *link = &slot_cold(loop, slot)->links[kind];
-    BERTH_ASSERT(list->count > 0);
-    if (link->next != 0)
-        slot_cold(loop, loop_slot(loop, link->next))->links[kind].previous = link->previous;
-    else
-        list->tail = link->previous;
-    if (link->previous != 0)
-        slot_cold(loop, loop_slot(loop, link->previous))->links[kind].next = link->next;
-    else
-        list->head = link->next;
-    link->next = link->previous = 0;
-    list->count--;
-}
-
-void
-conn_starve(struct berth_loop *loop, struct berth_slot *slot)
-{
-    loop->stats.enobufs++;
-    if (slot->state & CONN_STARVED)
-        return;
-    slot->state |= CONN_STARVED;
-    loop->stats.starved++;
-    CONN_COUNT(loop, slot, starved, 1);
-    BERTH_PROBE_CONN(starve, slot);
-    list_append(loop, &loop->starved, LIST_STARVED, slot);
-}
-
-static void
-unstarve(struct berth_loop *loop, struct berth_slot *slot)
-{
-    if (!(slot->state & CONN_STARVED))
-        return;
-    slot->state &= ~(uint32_t)CONN_STARVED;
-    list_remove(loop, &loop->starved, LIST_STARVED, slot);
-}
-
-struct berth_slot *
-conn_next_starved(struct berth_loop *loop)
-{
-    if (loop->starved.head == 0)
-        return NULL;
-    struct berth_slot *slot = loop_slot(loop, loop->starved.head);
-    unstarve(loop, slot);
-    return slot;
-}
-
-/** A connection is in one of the two lists of those that take time to close, or in none. */
-static void
-closing_list_leave(struct berth_loop *loop, struct berth_slot *slot)
-{
-    if (!(slot->state & CONN_CLOSING_LISTED))
-        return;
-    slot->state &= ~(uint32_t)CONN_CLOSING_LISTED;
-    struct conn_list *list = slot->flags & BERTH_SLOT_CLOSING ? &loop->closing : &loop->draining;
-    list_remove(loop, list, LIST_CLOSING, slot);
-}
-
-static void
-closing_list_enter(struct berth_loop *loop, struct berth_slot *slot)
-{
-    if (slot->state & CONN_CLOSING_LISTED)
-        return;
-    slot->state |= CONN_CLOSING_LISTED;
-    slot_cold(loop, slot)->closing_since_ms = loop_time(loop);
-    struct conn_list *list = slot->flags & BERTH_SLOT_CLOSING ? &loop->closing : &loop->draining;
-    list_append(loop, list, LIST_CLOSING, slot);
-}
 
 /* ---- birth ---------------------------------------------------------------------------------- */
 
@@ -358,7 +271,7 @@ static void
 take_down(struct berth_loop *loop, struct berth_slot *slot)
 {
     closing_list_leave(loop, slot);
-    unstarve(loop, slot);
+    conn_unstarve(loop, slot);
     if (loop->timed > 0)
         timeouts_stop(loop, slot);
     slot->flags |= BERTH_SLOT_CLOSING;
@@ -497,7 +410,7 @@ check_receive(struct berth_loop *loop, struct berth_slot *slot)
 {
     const int wanted = conn_may_receive(loop, slot);
     if (!wanted) {
-        unstarve(loop, slot);
+        conn_unstarve(loop, slot);
         if (slot->state & CONN_RECEIVING)
             loop->engine->receive_stop(loop, slot);
     } else if (!(slot->state & (CONN_RECEIVING | CONN_STARVED))) {

@@ -18,6 +18,7 @@
 
 #include "loop/engine_ready.h"
 #include "loop/poller.h"
+#include "loop/send.h"
 #include "os/sys.h"
 
 BERTH_STATIC_ASSERT(OP_READY == POLLER_TOKEN_OP, "pollers make the same tokens");

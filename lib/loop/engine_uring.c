@@ -14,6 +14,7 @@
 #define BERTH_SYS_SOCKET
 #define BERTH_SYS_URING
 #include "loop/engine_uring_udp.h"
+#include "loop/send.h"
 
 #include <poll.h>
 #include <string.h>

@@ -9,6 +9,7 @@
  */
 #define BERTH_SYS_SOCKET
 #include "loop/loop_internal.h"
+#include "loop/send.h"
 
 #include "os/sanitize.h"
 #include "os/probes.h"

@@ -9,6 +9,7 @@
  * SPDX-License-Identifier: MIT
  */
 #include "loop/loop_internal.h"
+#include "loop/send.h"
 
 #include <errno.h>
 #include <string.h>

@@ -10,6 +10,7 @@
 #define BERTH_SYS_FILE
 #define BERTH_SYS_SOCKET
 #include "loop/udp_internal.h"
+#include "loop/send.h"
 
 #include <errno.h>
 #include <stdio.h>
