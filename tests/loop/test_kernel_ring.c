@@ -210,7 +210,7 @@ START_TEST(old_kernels)
     char text[2048];
     ck_assert_int_gt(berth_loop_explain(crowd.rig.loop, text, sizeof(text)), 0);
     ck_assert_uint_eq(strstr(text, "DEFER_TASKRUN needs Linux 6.1") != NULL, _i & 1);
-    ck_assert(!(_i & 2) || strstr(text, "bundles with limits need Linux 6.17") != NULL);
+    ck_assert(!(_i & 2) || strstr(text, "a completion for each buffer") != NULL);
     crowd_stream(400000);
     ck_assert(_i != 7 || between.refused > 0);
     end_between();
