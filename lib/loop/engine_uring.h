@@ -132,11 +132,10 @@ struct uring_engine {
     uint32_t setup_flags;
     uint32_t kernel_features; /**< that the ring was made with */
     uint32_t gathers_used;
-    uint32_t reaped;       /**< completions of the last turn */
-    uint32_t receivers;    /**< connections that received in this turn, roughly */
-    uint32_t receiver;     /**< 1 + index of the last of them */
-    uint32_t more_waiting; /**< 1 + index of the one whose receive ended with bytes left behind */
-    uint32_t alone;        /**< turns in a row in which one connection received, and no other */
+    uint32_t reaped;    /**< completions of the last turn */
+    uint32_t receivers; /**< connections that received in this turn, roughly */
+    uint32_t receiver;  /**< 1 + index of the last of them */
+    uint32_t alone;     /**< turns in a row in which one connection received, and no other */
     uint32_t lanes_used;
     struct uring_lane lanes[LANES_MAX];
     int ring_fd_registered;

@@ -90,6 +90,5 @@ uring_on_parked(struct berth_loop *loop, struct berth_slot *slot, int32_t result
         return;
     }
     loop->stats.promotions++;
-    uring_state(loop)->more_waiting = slot->index + 1; /* no need to poll first */
     (void)uring_receive_start(loop, slot);
 }

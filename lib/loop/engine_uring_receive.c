@@ -88,10 +88,10 @@ uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
     uring_set_file(state, submission, slot);
     submission->flags |= IOSQE_BUFFER_SELECT;
     submission->buf_group = lane ? uring_lane_group(loop, slot) : BUFFER_GROUP;
-    /* Whoever is known to have more is read from at once; all others wait for their bytes first. */
-    if (state->more_waiting != slot->index + 1 && uring_has(state, FEATURE_POLL_FIRST))
+    /* Also for whoever is known to have more: it is looked at as soon as it is submitted, and a
+     * connection with SO_RCVLOWAT says what is worth being woken for. */
+    if (uring_has(state, FEATURE_POLL_FIRST))
         submission->ioprio = IORING_RECVSEND_POLL_FIRST;
-    state->more_waiting = 0;
     slot->flags &= (uint8_t)~SLOT_LIMITED;
     const int exact = uring_has(state, FEATURE_BUNDLES) && state->receive_bytes_max != 0 && !lane;
     if ((slot->state & CONN_CREDIT && !exact) || !uring_has(state, FEATURE_MULTISHOT))
@@ -275,7 +275,7 @@ uring_on_prove(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
 
 /** The last completion of a posted receive, whatever else it says. */
 static void
-receive_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint32_t flags)
+receive_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
 {
     struct uring_engine *state = uring_state(loop);
     uring_operation_ended(slot);
@@ -289,8 +289,6 @@ receive_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result, 
     }
     if (result <= 0 || state->receive_bytes_max == 0)
         return;
-    if (flags & IORING_CQE_F_SOCK_NONEMPTY)
-        state->more_waiting = slot->index + 1;
     if (slot->state & CONN_CREDIT)
         return;
     loop->stats.fairness_stops++;
@@ -314,7 +312,7 @@ uring_on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t resul
     else if (result > 0 && !ended) /* the last one may be small because the limit was reached */
         slot->flags &= (uint8_t)~SLOT_BULK;
     if (BERTH_UNLIKELY(ended))
-        receive_ended(loop, slot, result, flags);
+        receive_ended(loop, slot, result);
     if (BERTH_UNLIKELY(lane)) {
         if (flags & IORING_CQE_F_BUFFER)
             uring_lane_take(loop, slot, result, id);
