@@ -166,7 +166,8 @@ struct berth_loop_options {
  *     bundles              one completion brings many buffers (only with limits)
  *     incremental          a buffer is filled bit by bit
  *     incremental-bundles  both
- *     demotion, direct     reserved
+ *     demotion             an idle connection costs less of the kernel's memory: idle_park_ms
+ *     direct               the option direct_descriptors: on or off, whatever it says
  */
 
 /** Fills `options` with the defaults. Since 0.1. */

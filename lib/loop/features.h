@@ -19,8 +19,8 @@ enum loop_feature {
     FEATURE_BUNDLES = 1u << 3,             /**< one completion may bring several buffers */
     FEATURE_INCREMENTAL = 1u << 4,         /**< a buffer is filled bit by bit */
     FEATURE_INCREMENTAL_BUNDLES = 1u << 5, /**< both at once */
-    FEATURE_DEMOTION = 1u << 6,            /**< reserved */
-    FEATURE_DIRECT = 1u << 7               /**< reserved */
+    FEATURE_DEMOTION = 1u << 6,            /**< idle receives are exchanged for poll requests */
+    FEATURE_DIRECT = 1u << 7               /**< the option direct_descriptors */
 };
 #define FEATURE_COUNT 8
 

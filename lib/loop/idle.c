@@ -91,7 +91,7 @@ berth_loop_park_idle(struct berth_loop *loop, uint32_t idle_ms)
         return -EINVAL;
     if (loop_is_child(loop))
         return -ECHILD;
-    if (loop->engine->park == NULL || !loop->started)
+    if (loop->engine->park == NULL || !loop->started || loop->wishes.off & FEATURE_DEMOTION)
         return 0;
     const uint64_t now_ms = loop_time(loop);
     BERTH_TABLE_EACH_LIVE (loop->table, index)

@@ -301,6 +301,10 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
     loop->options = options;
     loop->table = &loop->table_storage; /* empty until there is an engine */
     loop->wishes = wishes;
+    if (wishes.off & FEATURE_DEMOTION)
+        loop->options.idle_park_ms = 0;
+    if ((wishes.on | wishes.off) & FEATURE_DIRECT)
+        loop->options.direct_descriptors = (wishes.on & FEATURE_DIRECT) != 0;
     loop->conn_stats = options.conn_stats != 0;
     loop->wake_fd = loop->reserve_fd = -1;
     wheel_init(&loop->timers, loop_time(loop));
