@@ -118,7 +118,7 @@ static int
 measure_on(struct server *server, uint32_t conns, bool park, uint64_t warm_ns, double *metrics)
 {
     struct load *load = NULL;
-    struct reading before, after;
+    struct reading before = {0}, after = {0};
     const struct load_options options = {
         .conns = conns, .bytes = MESSAGE_BYTES, .port = server->control->port};
     int error = warm(server, conns, warm_ns);

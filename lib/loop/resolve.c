@@ -81,6 +81,7 @@ list_free(struct lookup_list *list)
     while (list->first != NULL) {
         struct lookup *lookup = list->first;
         list_remove(list, lookup);
+        BERTH_ASSERT(list->first != lookup);
         lookup_free(lookup);
     }
 }

@@ -217,6 +217,8 @@ timeouts_want_progress(const struct berth_loop *loop, const struct berth_slot *s
 {
     if (loop->timed == 0 || queue_bytes(loop, slot) <= TIMEOUT_SEND_BYTES)
         return 0;
-    const uint32_t *period_ms = slot_cold(loop, slot)->timeouts.period_ms;
+    const struct conn_cold *cold = slot_cold(loop, slot);
+    BERTH_ASSERT(cold != NULL);
+    const uint32_t *period_ms = cold->timeouts.period_ms;
     return (period_ms[BERTH_TIMEOUT_WRITE] | period_ms[BERTH_TIMEOUT_IDLE]) != 0;
 }

@@ -68,6 +68,7 @@ list_add(struct berth_timer_link *list, struct berth_timer_link *link)
 static inline void
 list_take(struct berth_timer_link *link)
 {
+    BERTH_ASSERT(link->next != NULL);
     link->next->previous = link->previous;
     link->previous->next = link->next;
     link->next = link->previous = NULL;

@@ -15,9 +15,9 @@ guide=$top_srcdir/docs/guide/tracing.md
 # What the sources have, and what the guide's table says, must be the same names.
 grep -h -o -E 'BERTH_PROBE(_CONN|_CONN_WITH)?\([a-z_]+' "$top_srcdir"/lib/loop/*.c |
     sed 's/.*(//' | sort -u > sources
-sed -n 's/^| `\([a-z_]*\)` |.*/\1/p' "$guide" | sort -u > guide
+sed -n 's/^| `\([a-z_]*\)` |.*/\1/p' "$guide" | sort -u > described
 check "the sources have probes" test -s sources
-check "docs/guide/tracing.md lists the probes, and no others" cmp sources guide
+check "docs/guide/tracing.md lists the probes, and no others" cmp sources described
 
 so=$top_builddir/.libs/libberth-loop.so
 if [ ! -f "$so" ]; then

@@ -74,7 +74,7 @@ static struct {
     unsigned held_count;
     unsigned step;
     unsigned parking; /**< everybody is parked once in so many steps; 0: never */
-    uint64_t moved; /**< bytes, and whatever else is progress */
+    uint64_t moved;   /**< bytes, and whatever else is progress */
     size_t bytes_max;
 } w;
 
