@@ -18,6 +18,8 @@
 
 #include <poll.h>
 
+#include "os/probes.h"
+
 int
 uring_park(struct berth_loop *loop, struct berth_slot *slot)
 {
@@ -61,6 +63,7 @@ post_poll(struct berth_loop *loop, struct berth_slot *slot)
     slot->flags |= SLOT_PARKED;
     loop->parked++;
     loop->stats.demotions++;
+    BERTH_PROBE_CONN(park, slot);
     return 1;
 }
 
@@ -90,5 +93,6 @@ uring_on_parked(struct berth_loop *loop, struct berth_slot *slot, int32_t result
         return;
     }
     loop->stats.promotions++;
+    BERTH_PROBE_CONN(promote, slot);
     (void)uring_receive_start(loop, slot);
 }
