@@ -260,26 +260,6 @@ variant(unsigned at)
     return at < CONTESTANTS ? contestants[at].name : NULL;
 }
 
-#else
-
-static int
-run(struct bench *bench)
-{
-    report_note(&bench->report, "liburing was not there when this was built");
-    return -ENOSYS;
-}
-
-static const char *
-variant(unsigned at)
-{
-    (void)at;
-    return NULL;
-}
-
-#define REQUESTS_MAX 2u
-
-#endif
-
 const struct bench_case bench_case_cancel = {
     .name = "cancel",
     .summary = "io_uring requests on idle sockets: kernel bytes each, and cancelling them all",
@@ -290,3 +270,5 @@ const struct bench_case bench_case_cancel = {
     .quick = {.rounds = 1, .seconds = 0.1, .connections = "2000"},
     .full = {.rounds = 5, .seconds = 0.1, .connections = "1000,4000,16000"},
 };
+
+#endif

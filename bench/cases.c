@@ -9,6 +9,11 @@
 #include "bench.h"
 
 /* clang-format off */
+#ifdef BERTH_HAVE_LIBURING
+#define CASES_OF_URING(row) row(cancel)
+#else
+#define CASES_OF_URING(row)
+#endif
 #define CASES(row) \
     row(memory)    \
     row(lookup)    \
@@ -16,7 +21,7 @@
     row(waiting)   \
     row(echo)      \
     row(idle)      \
-    row(cancel)    \
+    CASES_OF_URING(row) \
     row(receive)   \
     row(send)      \
     row(table)     \

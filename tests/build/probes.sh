@@ -12,9 +12,14 @@ cd "$scratch" || exit 1
 export LC_ALL=C
 guide=$top_srcdir/docs/guide/tracing.md
 
+# probes_of FILE...: the names in them.
+probes_of()
+{
+    grep -h -o -E 'BERTH_PROBE(_CONN|_CONN_WITH)?\([a-z_]+' "$@" | sed 's/.*(//' | sort -u
+}
+
 # What the sources have, and what the guide's table says, must be the same names.
-grep -h -o -E 'BERTH_PROBE(_CONN|_CONN_WITH)?\([a-z_]+' "$top_srcdir"/lib/loop/*.c |
-    sed 's/.*(//' | sort -u > sources
+probes_of "$top_srcdir"/lib/loop/*.c > sources
 sed -n 's/^| `\([a-z_]*\)` |.*/\1/p' "$guide" | sort -u > described
 check "the sources have probes" test -s sources
 check "docs/guide/tracing.md lists the probes, and no others" cmp sources described
@@ -34,6 +39,11 @@ awk '$1 == "Provider:" { mine = $2 == "berth" }
     mine && $1 == "Name:" { name = $2 }
     mine && $1 == "Arguments:" { $1 = ""; print name $0 }' notes > probes
 cut -d ' ' -f 1 probes | sort -u > library
+if ! grep -q '^BERTH_DEFS = .*-DBERTH_HAVE_LIBURING=1' "$top_builddir/Makefile"; then
+    find "$top_srcdir/lib/loop" -name '*.c' ! -name 'engine_uring*' > built
+    # shellcheck disable=SC2046 # a list of files
+    probes_of $(cat built) > sources
+fi
 check "readelf -n lists every probe of the sources" cmp sources library
 
 # An argument is a register, a constant, or a word beside a register: SIZE@PLACE each.
