@@ -105,16 +105,11 @@ conn_open(struct berth_loop *loop, struct berth_slot *slot)
 void
 conn_connected(struct berth_loop *loop, struct berth_slot *slot)
 {
-    int error = 0;
-    socklen_t size = sizeof(error);
-    const int fd = descriptor_borrow(loop, slot);
-    const intptr_t result = fd < 0 ? fd : sys_getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    descriptor_return(loop, slot, fd);
-    loop->stats.syscalls++;
+    const int error = descriptor_error(loop, slot);
     if (!(slot->state & CONN_CONNECTING) || (slot->state & CONN_FAILED))
         return;
-    if (result < 0 || error != 0) {
-        connect_failed(loop, slot, result < 0 ? (int)result : -error);
+    if (error) {
+        connect_failed(loop, slot, error);
         return;
     }
     slot->state &= ~(uint32_t)CONN_CONNECTING;

@@ -10,6 +10,7 @@
  * SPDX-License-Identifier: MIT
  */
 #define BERTH_SYS_FILE
+#define BERTH_SYS_SOCKET
 #include "loop/loop_internal.h"
 
 #include "os/sys.h"
@@ -99,4 +100,16 @@ descriptor_return_direct(struct berth_loop *loop, const struct berth_slot *slot,
     (void)sys_close(fd);
     loop->stats.syscalls++;
     restore_reserve(loop);
+}
+
+int
+descriptor_error(struct berth_loop *loop, const struct berth_slot *slot)
+{
+    int error = 0;
+    socklen_t size = sizeof(error);
+    const int fd = descriptor_borrow(loop, slot);
+    const intptr_t result = fd < 0 ? fd : sys_getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    descriptor_return(loop, slot, fd);
+    loop->stats.syscalls++;
+    return result < 0 ? (int)result : -error;
 }

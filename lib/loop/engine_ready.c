@@ -293,13 +293,9 @@ drain_wake(struct berth_loop *loop)
 static void
 failed_unread(struct berth_loop *loop, struct berth_slot *slot)
 {
-    int error = 0;
-    socklen_t size = sizeof(error);
-    const intptr_t result =
-        sys_getsockopt(berth_slot_fd(slot), SOL_SOCKET, SO_ERROR, &error, &size);
-    loop->stats.syscalls++;
-    if (result == 0 && error != 0)
-        conn_failed(loop, slot, -error);
+    const int error = descriptor_error(loop, slot);
+    if (error)
+        conn_failed(loop, slot, error);
     else
         park(loop, slot);
 }

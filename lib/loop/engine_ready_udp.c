@@ -169,13 +169,9 @@ receive(struct berth_loop *loop, struct berth_slot *slot)
 static void
 ask_error(struct berth_loop *loop, struct berth_slot *slot)
 {
-    int error = 0;
-    socklen_t size = sizeof(error);
-    const intptr_t result =
-        sys_getsockopt(berth_slot_fd(slot), SOL_SOCKET, SO_ERROR, &error, &size);
-    loop->stats.syscalls++;
-    if (result == 0 && error != 0)
-        udp_receive_failed(loop, slot, -error);
+    const int error = descriptor_error(loop, slot);
+    if (error)
+        udp_receive_failed(loop, slot, error);
 }
 
 /* ---- sending -------------------------------------------------------------------------------- */

@@ -478,6 +478,9 @@ int descriptor_kept(const struct berth_loop *loop, const struct berth_slot *slot
 /** Closes what a slot stood for, which is empty by now; `kept` is what descriptor_kept said. */
 void descriptor_close(struct berth_loop *loop, int index, int kept);
 
+/** Takes the error that the socket has in store (SO_ERROR): 0 if there is none, or -errno. */
+int descriptor_error(struct berth_loop *loop, const struct berth_slot *slot);
+
 int descriptor_borrow_direct(struct berth_loop *loop, const struct berth_slot *slot);
 void descriptor_return_direct(struct berth_loop *loop, const struct berth_slot *slot, int fd);
 
