@@ -5,7 +5,9 @@
  * library above liburing, no general purpose.
  *
  * A buffer is out of the ring from its receive's completion until its send's. MSG_WAITALL makes the
- * kernel resume short sends.
+ * kernel resume short sends, and of two that are under way on a socket the second may get in
+ * between: so there is one, and what comes meanwhile waits for it, and then goes out together. Only
+ * who sends more than he was answered ever gets there.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -25,18 +27,34 @@
 #define CQ_ENTRIES 32768u
 #define CONNS_MAX 65536
 #define BUSY_COMPLETIONS 8u
+#define BATCH_MAX 32u
 
-enum operation { OP_ACCEPT = 1, OP_RECEIVE, OP_SEND };
+enum operation { OP_ACCEPT = 1, OP_RECEIVE, OP_SEND, OP_SEND_BATCH };
 
 /** user_data: operation, buffer (for sends), descriptor. */
 #define USER_DATA(operation, buffer, fd)                                                           \
     (((uint64_t)(operation) << 56) | ((uint64_t)(buffer) << 32) | (uint32_t)(fd))
 
 struct conn {
-    uint16_t sending;  /**< sends in flight */
+    uint16_t waiting;       /**< buffers that wait for the send in flight */
+    uint16_t waiting_first; /**< ... in the order of `waiting` below */
+    uint16_t waiting_last;
+    uint8_t sending;   /**< there is a send in flight */
     uint8_t receiving; /**< the multishot receive is armed */
     uint8_t starving;  /**< waits for a buffer to arm it again */
     uint8_t closing;
+};
+
+/** A buffer that waits to be sent: what is in it, and which one comes next. */
+struct waiting {
+    uint16_t bytes;
+    uint16_t next;
+};
+
+/** Several of them as one send. */
+struct batch {
+    struct msghdr message;
+    struct iovec parts[BATCH_MAX];
 };
 
 struct echo {
@@ -49,6 +67,8 @@ struct echo {
     unsigned starved;   /**< connections in `starving` */
     int starving[CONNS_MAX];
     struct conn conns[CONNS_MAX];
+    struct waiting waiting[BUFFERS];
+    struct batch *batches[CONNS_MAX]; /**< of those who have needed one */
     struct server_counters counters;
 };
 
@@ -97,7 +117,7 @@ send_back(int fd, unsigned buffer, unsigned bytes)
     io_uring_prep_send(sqe, fd, echo.buffers + (size_t)buffer * SERVER_RECEIVE_BYTES, bytes,
                        MSG_WAITALL | MSG_NOSIGNAL);
     sqe->user_data = user_data;
-    echo.conns[fd].sending++;
+    echo.conns[fd].sending = 1;
 }
 
 static void
@@ -106,6 +126,63 @@ buffer_return(unsigned buffer)
     io_uring_buf_ring_add(echo.buffer_ring, echo.buffers + (size_t)buffer * SERVER_RECEIVE_BYTES,
                           SERVER_RECEIVE_BYTES, (unsigned short)buffer,
                           io_uring_buf_ring_mask(BUFFERS), (int)echo.returned++);
+}
+
+static void
+waiting_add(struct conn *conn, unsigned buffer, unsigned bytes)
+{
+    echo.waiting[buffer].bytes = (uint16_t)bytes;
+    if (conn->waiting++ == 0)
+        conn->waiting_first = (uint16_t)buffer;
+    else
+        echo.waiting[conn->waiting_last].next = (uint16_t)buffer;
+    conn->waiting_last = (uint16_t)buffer;
+}
+
+static unsigned
+waiting_take(struct conn *conn)
+{
+    const unsigned buffer = conn->waiting_first;
+    conn->waiting--;
+    conn->waiting_first = echo.waiting[buffer].next;
+    return buffer;
+}
+
+/** Sends what has waited: as many buffers at once as a batch holds. */
+static void
+send_waiting(int fd)
+{
+    struct conn *conn = &echo.conns[fd];
+    struct batch *batch = echo.batches[fd];
+    if (batch == NULL && conn->waiting > 1)
+        batch = echo.batches[fd] = calloc(1, sizeof *batch);
+    if (batch == NULL || conn->waiting == 1) {
+        const unsigned buffer = waiting_take(conn);
+        send_back(fd, buffer, echo.waiting[buffer].bytes);
+        return;
+    }
+    unsigned count = 0;
+    while (conn->waiting > 0 && count < BATCH_MAX) {
+        const unsigned buffer = waiting_take(conn);
+        batch->parts[count++] = (struct iovec){echo.buffers + (size_t)buffer * SERVER_RECEIVE_BYTES,
+                                               echo.waiting[buffer].bytes};
+    }
+    batch->message.msg_iov = batch->parts;
+    batch->message.msg_iovlen = count;
+    const uint64_t user_data = USER_DATA(OP_SEND_BATCH, 0, fd);
+    struct io_uring_sqe *sqe = sqe_get(user_data);
+    io_uring_prep_sendmsg(sqe, fd, &batch->message, MSG_WAITALL | MSG_NOSIGNAL);
+    sqe->user_data = user_data;
+    conn->sending = 1;
+}
+
+static void
+batch_return(const struct batch *batch)
+{
+    for (size_t i = 0; i < batch->message.msg_iovlen; i++) {
+        const unsigned char *from = batch->parts[i].iov_base;
+        buffer_return((unsigned)((size_t)(from - echo.buffers) / SERVER_RECEIVE_BYTES));
+    }
 }
 
 /** Closes when nothing of the connection is left in the kernel. */
@@ -149,7 +226,10 @@ on_receive(const struct io_uring_cqe *cqe, int fd)
         const unsigned buffer = cqe->flags >> IORING_CQE_BUFFER_SHIFT;
         if (cqe->res > 0 && !conn->closing) {
             echo.counters.received_bytes += (uint64_t)cqe->res;
-            send_back(fd, buffer, (unsigned)cqe->res);
+            if (conn->sending)
+                waiting_add(conn, buffer, (unsigned)cqe->res);
+            else
+                send_back(fd, buffer, (unsigned)cqe->res);
         } else {
             buffer_return(buffer);
         }
@@ -165,13 +245,17 @@ on_receive(const struct io_uring_cqe *cqe, int fd)
     }
 }
 
+/** Its buffers have been returned. */
 static void
-on_send(const struct io_uring_cqe *cqe, int fd, unsigned buffer)
+on_send(const struct io_uring_cqe *cqe, int fd)
 {
     struct conn *conn = &echo.conns[fd];
-    conn->sending--;
-    buffer_return(buffer);
-    if (cqe->res < 0 || conn->closing)
+    conn->sending = 0;
+    while (cqe->res < 0 && conn->waiting > 0)
+        buffer_return(waiting_take(conn));
+    if (conn->waiting > 0)
+        send_waiting(fd);
+    else if (cqe->res < 0 || conn->closing)
         conn_end(fd);
 }
 
@@ -187,7 +271,12 @@ complete(const struct io_uring_cqe *cqe)
         on_receive(cqe, fd);
         break;
     case OP_SEND:
-        on_send(cqe, fd, (unsigned)(cqe->user_data >> 32) & 0xffffu);
+        buffer_return((unsigned)(cqe->user_data >> 32) & 0xffffu);
+        on_send(cqe, fd);
+        break;
+    case OP_SEND_BATCH:
+        batch_return(echo.batches[fd]);
+        on_send(cqe, fd);
         break;
     }
 }
