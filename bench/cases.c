@@ -20,6 +20,7 @@
     row(claim)     \
     row(waiting)   \
     row(echo)      \
+    row(flood)     \
     row(idle)      \
     CASES_OF_URING(row) \
     row(receive)   \

@@ -29,6 +29,9 @@ struct load_options {
     uint32_t bytes;     /**< of one message */
     uint16_t port;      /**< on 127.0.0.1 */
     bool yields;        /**< to a server on the same CPU, instead of spinning */
+    /** Other work for this CPU, once in each turn of load_offer; may be NULL. 0 or -errno. */
+    int (*beside)(void *context);
+    void *context;
 };
 
 /** What has happened in the runs so far; all-zero at first, and only grows. */
@@ -38,6 +41,8 @@ struct load_result {
     uint64_t cpu_ns; /**< of the load itself */
     struct histogram latency;
     struct histogram late; /**< of load_offer: from when a message was due until it was sent */
+    /** Of load_offer: what a turn took. An answer may lie here so long before it is seen. */
+    struct histogram turns;
 };
 
 /**

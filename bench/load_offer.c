@@ -84,7 +84,10 @@ turn(struct load *load, uint64_t now)
     int error = offer_due(load, now);
     if (error == 0)
         error = load_turn(load, 0);
-    if (error == 0 && load->options.yields)
+    const int events = error;
+    if (error >= 0 && load->options.beside != NULL)
+        error = load->options.beside(load->options.context);
+    if (error == 0 && events == 0 && load->options.yields)
         sched_yield();
     return error;
 }
@@ -149,8 +152,11 @@ load_offer(struct load *load, double per_second, uint64_t ns, struct load_result
         load->schedule.late = &result->late;
     }
     while (error >= 0 && now - load->schedule.start_ns < ns && !machine_interrupted) {
-        error = turn(load, now);
+        const uint64_t before = now;
+        error = turn(load, before);
         now = machine_now_ns();
+        if (result != NULL)
+            histogram_add(&result->turns, now - before);
         if (error >= 0)
             error = load_silence(load, now);
     }

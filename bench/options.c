@@ -89,7 +89,7 @@ usage(FILE *out)
         "  --variants NAME[,NAME...]\n"
         "  --connections N[,N...]\n"
         "  --active N[,N...]     lookup: per cent of the connections; waiting: how many;\n"
-        "                        memory: KiB of the working sets\n"
+        "                        memory: KiB of the working sets; flood: how many floods\n"
         "  --size BYTES          of a message, 16 to 16384; default 64\n"
         "  --load uring|epoll    what the load generator itself runs on\n"
         "  --server COMMAND      echo: a server of yours; it is told where to listen in $PORT\n"

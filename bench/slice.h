@@ -19,6 +19,10 @@ struct slice_options {
     uint32_t conns;
     uint32_t bytes;
     const char *load; /**< engine of the load, or NULL */
+    /** Connections that flood beside those of an open loop, from the warm-up on: flood.h. They do
+     * so on the load's CPU and between its looks at its own: another process there would keep the
+     * load from looking for milliseconds, and that would be all one saw. */
+    unsigned floods;
     uint64_t warm_ns;
     uint64_t run_ns;
     /** Called about ten times a second while the load runs; may be NULL. */
@@ -35,6 +39,8 @@ struct slice_result {
     double server_busy; /**< share of one CPU */
     double load_cpu_ns_per_message;
     double enobufs; /**< in the slice */
+    double
+        flood_bytes_per_second; /**< sent and come back; what is per message does not count them */
     struct load_result load;
     struct server_counters last; /**< at the end, connections still open */
     char explain[1536];          /**< in the first result; empty: it did not start */
