@@ -369,6 +369,9 @@ berth_pool_filled(struct berth_pool *pool, uint32_t buffer)
     struct buffer_meta *meta = in_state(pool, buffer, STATE_FILLING);
     if (BERTH_UNLIKELY(meta == NULL))
         return berth_pool_illegal(pool);
+    const struct slab *slab = pool_slab_of(pool, buffer);
+    if (BERTH_UNLIKELY(slab->wipe))
+        meta->length = UINT32_C(1) << slab->shift; /* nobody knows how much the kernel wrote */
     meta->stage = (meta->stage & ~STAGE_STATE) | STATE_BORROWED;
     return berth_pool_settle(pool, buffer);
 }

@@ -319,6 +319,39 @@ START_TEST(parts_that_nobody_kept_are_posted_again)
 }
 END_TEST
 
+/** Behind the last part that was lent the kernel may have written more, which nobody was told. */
+START_TEST(what_nobody_saw_of_a_part_is_wiped)
+{
+    struct berth_pool_options options;
+    struct berth_pool *pool = NULL;
+    uint32_t buffer;
+    void *data;
+    struct berth_span span;
+    struct berth_lease lease;
+    berth_pool_options_init(&options);
+    options.bytes_max = 8 * MIB;
+    options.zero_on_release = 1u << BERTH_CLASS_4K;
+    ck_assert_int_eq(berth_pool_create(&pool, &options), 0);
+    ck_assert_int_eq(berth_pool_post(pool, BERTH_CLASS_4K, BERTH_FOR_NEW, &buffer, &data), 0);
+    ck_assert_int_eq(berth_pool_expose(pool, buffer), 0);
+    memset(data, 7, 4096);
+    ck_assert_int_eq(berth_pool_lend_part(pool, buffer, 0, 100, &span), 0);
+    ck_assert_int_eq(berth_retain(pool, &span, 0, 100, 0, &lease), 0);
+    ck_assert_int_eq(berth_pool_settle_part(pool, &span), 0);
+    ck_assert_int_eq(berth_pool_filled(pool, buffer), 0);
+    ck_assert_int_eq(berth_release(pool, lease), 0);
+    ck_assert_int_eq(berth_pool_get(pool, BERTH_CLASS_4K, BERTH_FOR_NEW, &lease), 0);
+    ck_assert_uint_eq(lease.buffer, buffer);
+    const unsigned char *bytes = berth_lease_data(pool, lease);
+    unsigned at = 0;
+    while (at < 4096 && bytes[at] == 0)
+        at++;
+    ck_assert_uint_eq(at, 4096);
+    ck_assert_int_eq(berth_release(pool, lease), 0);
+    test_pool_end(pool);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -333,6 +366,7 @@ main(void)
     TEST_ADD(suite, driver_steps_in_the_wrong_state_are_refused);
     TEST_ADD(suite, parts_are_lent_while_the_kernel_goes_on);
     TEST_ADD(suite, parts_that_nobody_kept_are_posted_again);
+    TEST_ADD(suite, what_nobody_saw_of_a_part_is_wiped);
     TEST_ADD(suite, sends_hold_their_buffer);
     TEST_ADD(suite, echo_sends_what_is_still_borrowed);
     TEST_ADD(suite, one_lease_to_very_many);
