@@ -108,8 +108,10 @@ arrive(struct berth_loop *loop, void *arg)
         return;
     }
     struct berth_slot *slot = NULL;
-    const int error = conn_create_own(loop, move->fd, CONN_OPEN_DUE | move->shut, move->handlers,
-                                      move->ctx, &slot);
+    const int error = loop->drain.state == DRAIN_OVER
+                          ? -ESHUTDOWN
+                          : conn_create_own(loop, move->fd, CONN_OPEN_DUE | move->shut,
+                                            move->handlers, move->ctx, &slot);
     if (error) {
         loop->stats.refused_limit++;
         loop->stats.syscalls++;
