@@ -406,6 +406,7 @@ loop_rest(struct berth_loop *loop)
     loop->in_turn = 1;
     nested_rest(loop, wait_ms(loop, -1));
     loop->in_turn = 0;
+    loop->now_fresh = 0;
 }
 
 int

@@ -6,6 +6,8 @@
  */
 #include "loop/nested.h"
 
+#include "loop/clock.h"
+
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -33,6 +35,37 @@ START_TEST(events_are_told)
     ck_assert_int_eq(close(client), 0);
     HOST_UNTIL(&rig, host.closes == 1);
     host_end(&rig);
+}
+END_TEST
+
+static void
+on_timer(struct berth_loop *loop, struct berth_timer *timer, void *context)
+{
+    (void)loop, (void)timer, (void)context;
+    ck_abort_msg("too early");
+}
+
+/** The loop's time does not stand still from when its descriptor was asked for to its first turn. */
+START_TEST(time_goes_on_before_the_first_turn)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    struct berth_loop_options options;
+    rig_options(&options, engine, NULL);
+    clock_begin(UINT64_C(1000000));
+    rig_begin(&rig, &options, &hosted, NULL);
+    struct berth_timer far, near;
+    berth_timer_init(&far, on_timer, NULL);
+    berth_timer_init(&near, on_timer, NULL);
+    ck_assert_int_eq(berth_timer_start(rig.loop, &far, 60000, 0), 0);
+    (void)berth_loop_fd(rig.loop);
+    clock_now_ms += 5000;
+    ck_assert_int_eq(berth_timer_start(rig.loop, &near, 1000, 0), 0);
+    ck_assert_uint_eq(berth_loop_now_ms(rig.loop), clock_now_ms);
+    for (unsigned i = 0; i < 3; i++)
+        (void)rig_turn(&rig, 0);
+    rig_end(&rig);
+    clock_end();
 }
 END_TEST
 
@@ -320,6 +353,7 @@ main(void)
 {
     Suite *suite = suite_create("nested");
     RIG_ADD(suite, events_are_told);
+    RIG_ADD(suite, time_goes_on_before_the_first_turn);
     RIG_ADD(suite, calls_between_turns);
     RIG_ADD(suite, what_is_left_is_told_again);
     RIG_ADD(suite, streams_keep_flowing);
