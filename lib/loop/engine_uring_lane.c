@@ -57,7 +57,8 @@ static void
 retire(struct berth_loop *loop, struct uring_lane *lane, uint16_t id)
 {
     struct lane_buffer *at = &lane->at[id];
-    const int ours = !at->lent || berth_pool_filled(loop->pool, at->buffer) == 1;
+    const int ours =
+        at->data != NULL && (!at->lent || berth_pool_filled(loop->pool, at->buffer) == 1);
     lane->current = (uint16_t)((id + 1) % LANE_BUFFERS);
     at->filled = 0;
     at->lent = 0;
@@ -253,9 +254,11 @@ uring_lane_tick(struct berth_loop *loop)
     const uint64_t now_ms = loop_time(loop);
     for (unsigned i = 0; i < LANES_MAX; i++) {
         struct uring_lane *lane = &state->lanes[i];
-        if (lane->owner == 0 || lane->leaving)
+        if (lane->owner == 0)
             continue;
-        if (lane->received > 0) {
+        if (lane->leaving) { /* asked for already, if the kernel took the request */
+            uring_stop_posted(loop, loop_slot(loop, lane->owner), OP_RECEIVE_LANE);
+        } else if (lane->received > 0) {
             lane->received = 0;
             lane->active_ms = now_ms;
         } else if (now_ms - lane->active_ms >= LANE_QUIET_MS) {

@@ -191,16 +191,16 @@ uring_take_buffer(struct berth_loop *loop, struct berth_slot *slot, int32_t resu
     settle_buffer(loop, id);
 }
 
-/** A receive has ended without data. */
+/** A receive has ended without data; `lane`: it was posted in one, which may be gone by now. */
 static void
-receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
+receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result, int lane)
 {
     struct uring_engine *state = uring_state(loop);
     if (slot->flags & BERTH_SLOT_CLOSING)
         return;
     if (result == 0) {
         conn_eof(loop, slot);
-    } else if (result == -ENOBUFS && slot->flags & SLOT_LANE) {
+    } else if (result == -ENOBUFS && lane) {
         slot->state |= CONN_TODO; /* its lane ran dry: back to the ring that all share */
     } else if (result == -ENOBUFS) {
         uring_grow_ring(state);
@@ -322,7 +322,7 @@ uring_on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t resul
         uring_take_buffer(loop, slot, result, id);
     }
     if (BERTH_UNLIKELY(result <= 0))
-        receive_failed(loop, slot, result);
+        receive_failed(loop, slot, result, lane);
     else if (BERTH_UNLIKELY(slot->state & CONN_UNPROVEN) && !ended &&
              !(flags & IORING_CQE_F_SOCK_NONEMPTY))
         prove_receive(loop, slot);

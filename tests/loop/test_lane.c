@@ -19,12 +19,16 @@ static struct {
     uint64_t written, received;
     size_t span_max; /**< the longest span */
     unsigned keep_every;
+    size_t keep_above; /**< only spans longer than this */
     unsigned spans;
     struct berth_lease kept[KEPT_MAX];
     uint64_t kept_at[KEPT_MAX];
     unsigned kept_count;
     int eof;
     int any_bytes; /**< what comes is not looked at */
+    unsigned closes;
+    int reason;
+    const char *end; /**< behind the last byte that came */
     uint64_t now_ms;
 } lane;
 
@@ -43,7 +47,7 @@ on_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, siz
         ck_assert(lane.any_bytes || ways_same(spans[i].data, spans[i].length, KEY, lane.received));
         if (spans[i].length > lane.span_max)
             lane.span_max = spans[i].length;
-        if (lane.keep_every != 0 && lane.spans++ % lane.keep_every == 0 &&
+        if (lane.keep_every != 0 && spans[i].length > lane.keep_above && lane.spans++ % lane.keep_every == 0 &&
             lane.kept_count < KEPT_MAX) {
             lane.kept_at[lane.kept_count] = lane.received;
             ck_assert_int_eq(berth_retain(berth_loop_pool(lane.rig.loop), &spans[i], 0,
@@ -51,7 +55,16 @@ on_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, siz
                              0);
         }
         lane.received += spans[i].length;
+        lane.end = (const char *)spans[i].data + spans[i].length;
     }
+}
+
+static void
+on_close(struct berth_conn *conn, int reason)
+{
+    (void)conn;
+    lane.closes++;
+    lane.reason = reason;
 }
 
 static void
@@ -61,7 +74,7 @@ on_eof(struct berth_conn *conn)
     ck_assert_int_eq(berth_conn_close(conn), 0);
 }
 
-static const struct berth_handlers handlers = {.data = on_data, .eof = on_eof};
+static const struct berth_handlers handlers = {.data = on_data, .eof = on_eof, .close = on_close};
 
 static void
 begin(const struct berth_loop_options *options)
@@ -103,7 +116,8 @@ stream(uint64_t bytes)
 {
     const uint64_t goal = lane.received + bytes;
     for (unsigned turns = 0; lane.received < goal; turns++) {
-        ck_assert_uint_lt(turns, 100000);
+        ck_assert_uint_lt(turns, 300);
+        ck_assert_msg(lane.closes == 0, "closed: %d", lane.reason);
         while (lane.written < goal) {
             const size_t left = (size_t)(goal - lane.written);
             const ssize_t sent =
@@ -226,6 +240,102 @@ START_TEST(all_is_kept_until_nothing_is_left)
 }
 END_TEST
 
+/* ---- when there are no big buffers ----------------------------------------------------------- */
+
+#define BIG_BYTES ((size_t)2 << 20)
+#define BIG_MAX 64
+
+static struct berth_lease big[BIG_MAX];
+static unsigned big_count;
+
+/** Takes all big buffers that the pool has. */
+static void
+take_all_big(void)
+{
+    struct berth_pool *pool = berth_loop_pool(lane.rig.loop);
+    big_count = 0;
+    while (big_count < BIG_MAX &&
+           berth_pool_get(pool, BERTH_CLASS_2M, BERTH_FOR_NEW, &big[big_count]) == 0)
+        big_count++;
+    ck_assert_uint_gt(big_count, 0);
+    ck_assert_uint_lt(big_count, BIG_MAX);
+}
+
+static void
+give_all_big(void)
+{
+    while (big_count > 0)
+        ck_assert_int_eq(berth_release(berth_loop_pool(lane.rig.loop), big[--big_count]), 0);
+}
+
+/** Sends no more than ends with the buffer that is being filled. */
+static void
+stream_within(void)
+{
+    const size_t left = BIG_BYTES - (uintptr_t)lane.end % BIG_BYTES;
+    stream(left < 65536 ? left : 65536);
+    ck_assert_uint_eq(rig_stats(&lane.rig).enobufs, 0);
+}
+
+static void
+stream_to_the_end_of_a_buffer(void)
+{
+    do
+        stream_within();
+    while ((uintptr_t)lane.end % BIG_BYTES != 0);
+}
+
+/**
+ * A buffer is kept and there is none to replace it: the lane goes on with the other one alone, and
+ * with two again when there are some.
+ */
+START_TEST(one_buffer_is_enough)
+{
+    struct berth_pool_options pool;
+    berth_pool_options_init(&pool);
+    pool.bytes_max = (size_t)40 << 20;
+    if (!begin_with_lane(rig_engines[_i], &pool))
+        return;
+    take_all_big();
+    lane.keep_every = 1;
+    stream_within();
+    ck_assert_uint_ge(lane.kept_count, 1);
+    lane.keep_every = 0;
+    for (unsigned i = 0; i < 4; i++)
+        stream_to_the_end_of_a_buffer();
+    give_all_big();
+    for (unsigned i = 0; i < 4; i++)
+        stream_to_the_end_of_a_buffer();
+    stream(UINT64_C(16) << 20);
+    ck_assert_uint_eq(lane.closes, 0);
+    ck_assert_uint_eq(rig_stats(&lane.rig).lanes, 1);
+    ck_assert_uint_eq(big_buffers(), 3);
+    end();
+}
+END_TEST
+
+/** A lane that runs dry is given up: that says nothing about the ring that all share. */
+START_TEST(dry_lanes_starve_nobody)
+{
+    struct berth_pool_options pool;
+    berth_pool_options_init(&pool);
+    pool.bytes_max = (size_t)40 << 20;
+    if (!begin_with_lane(rig_engines[_i], &pool))
+        return;
+    take_all_big();
+    const struct berth_loop_stats before = rig_stats(&lane.rig);
+    lane.keep_every = 1;
+    lane.keep_above = 4096; /* in the lane */
+    stream(UINT64_C(5) << 20);
+    lane.keep_every = 0;
+    stream(UINT64_C(1) << 20);
+    const struct berth_loop_stats after = rig_stats(&lane.rig);
+    ck_assert_uint_eq(after.starved, before.starved);
+    give_all_big();
+    end();
+}
+END_TEST
+
 START_TEST(the_end_of_a_stream_is_seen)
 {
     if (!begin_with_lane(rig_engines[_i], NULL))
@@ -289,6 +399,8 @@ main(void)
     RIG_ADD(suite, quiet_connections_hold_nothing);
     RIG_ADD(suite, what_is_kept_stays);
     RIG_ADD(suite, all_is_kept_until_nothing_is_left);
+    RIG_ADD(suite, one_buffer_is_enough);
+    RIG_ADD(suite, dry_lanes_starve_nobody);
     RIG_ADD(suite, the_end_of_a_stream_is_seen);
     RIG_ADD(suite, closing_gives_the_lane_up);
 #ifdef BERTH_HAVE_LIBURING
