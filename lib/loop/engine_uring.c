@@ -355,6 +355,7 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
         break;
     case OP_SHUTDOWN:
         (void)berth_slot_end(slot);
+        slot->state |= CONN_TODO; /* it may have been all that kept the connection from leaving */
         break;
     case OP_PROVE:
         uring_on_prove(loop, slot, result);
