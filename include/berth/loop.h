@@ -210,8 +210,9 @@ BERTH_API BERTH_NODISCARD int berth_loop_create(struct berth_loop **loop,
 
 /**
  * Closes every connection and datagram socket (their close callbacks come with -ECANCELED) and
- * listener, and frees the loop. Not from a callback. NULL is allowed. Returns 0; -EBUSY inside a
- * callback; -ECHILD in a child of fork(2), which must not touch its parent's loop. Leases still
+ * listener, and frees the loop. What those callbacks want to begin (berth_connect, berth_listen,
+ * berth_adopt, berth_udp_open) is refused with -ESHUTDOWN, a post with -ECANCELED. Not from a
+ * callback. NULL is allowed. Returns 0; -EBUSY inside a callback; -ECHILD in a child of fork(2), which must not touch its parent's loop. Leases still
  * held keep the pool's memory alive only if released before: release them first, or their memory is
  * leaked and counted. Names that are being looked up are not waited for: their threads end by
  * themselves, when the resolver has given up (so do not unload the library before).
@@ -241,8 +242,8 @@ BERTH_API int berth_loop_stop(struct berth_loop *loop);
  * away by the kernel), and lets the connections that exist go on. berth_loop_run returns 0 when the
  * last of them has gone. At the deadline the remaining ones are closed with a reset, and the reason
  * -ETIMEDOUT. There is no way back: berth_listen is refused from now on with -ESHUTDOWN,
- * berth_connect and berth_adopt from the deadline on. Listeners are yours to close still, or go
- * with the loop.
+ * berth_connect, berth_adopt, berth_udp_open and whoever comes from another loop (berth_conn_move)
+ * from the deadline on. Listeners are yours to close still, or go with the loop.
  *
  * @param deadline_ms  from now; 0: in the next turn. A second call can only bring it nearer.
  * @return 0; -EINVAL; -ECHILD in a child of fork(2). The loop's thread only, inside callbacks or
@@ -251,7 +252,9 @@ BERTH_API int berth_loop_stop(struct berth_loop *loop);
  */
 BERTH_API int berth_loop_drain(struct berth_loop *loop, uint32_t deadline_ms);
 
-/** Whether berth_loop_drain was called: say "Connection: close", and close who is idle. Since 0.1.
+/**
+ * Whether berth_loop_drain was called, or the loop is being destroyed: say "Connection: close", and
+ * close who is idle. Since 0.1.
  */
 BERTH_API int berth_loop_draining(const struct berth_loop *loop);
 
@@ -262,7 +265,7 @@ struct berth_drain_progress {
     uint64_t queued_bytes; /**< in their send queues */
 };
 
-/** Tells it; looks at every connection for that. 0, or -EINVAL. Since 0.1. */
+/** Tells it; looks at every connection for that. 0, -EINVAL or -ECHILD. Since 0.1. */
 BERTH_API int berth_loop_drain_progress(struct berth_loop *loop,
                                         struct berth_drain_progress *progress);
 

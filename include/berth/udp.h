@@ -144,7 +144,8 @@ berth_udp_options_init(struct berth_udp_options *options)
  * @param udp      receives the socket; may be NULL (it then lives as long as the loop).
  * @return 0; -EINVAL: not an address, or an option out of range; -EPROTO: headers and library
  *         differ; -EADDRINUSE, -EACCES, -ENETUNREACH, ... from the kernel; -EMFILE: out of
- *         descriptors, or past conns_max; -ENOMEM.
+ *         descriptors, or past conns_max; -ENOMEM; -ESHUTDOWN: the loop has drained, or is being
+ *         destroyed; -ECHILD.
  */
 BERTH_API BERTH_NODISCARD int berth_udp_open(struct berth_loop *loop, const char *address,
                                              const struct berth_udp_handlers *handlers, void *ctx,

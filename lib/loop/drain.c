@@ -66,6 +66,8 @@ berth_loop_drain_progress(struct berth_loop *loop, struct berth_drain_progress *
 {
     if (loop == NULL || progress == NULL)
         return -EINVAL;
+    if (loop_is_child(loop))
+        return -ECHILD;
     const uint64_t now_ms = loop_time(loop);
     progress->conns = loop->conns;
     progress->left_ms = UINT32_MAX;

@@ -96,5 +96,7 @@ berth_loop_park_idle(struct berth_loop *loop, uint32_t idle_ms)
     const uint64_t now_ms = loop_time(loop);
     BERTH_TABLE_EACH_LIVE (loop->table, index)
         parks += visit(loop, index, idle_ms, now_ms);
+    if (parks > 0)
+        loop_due(loop); /* to be submitted */
     return (int)parks;
 }

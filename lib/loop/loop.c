@@ -478,11 +478,13 @@ berth_loop_destroy(struct berth_loop *loop)
         return -ECHILD;
     if (loop->in_turn)
         return -EBUSY;
+    loop->drain.state = DRAIN_OVER; /* or whoever connects again when closed would never end */
     signals_close(loop);
     timers_forget(loop);
     close_everything(loop);
     posts_settle(loop);
     timers_forget(loop); /* those too that a close callback has started */
+    signals_close(loop); /* or watched */
     destroy_parts(loop);
     return 0;
 }

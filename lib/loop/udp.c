@@ -170,6 +170,10 @@ berth_udp_open(struct berth_loop *loop, const char *address,
 {
     if (loop == NULL || handlers == NULL)
         return -EINVAL;
+    if (loop_is_child(loop))
+        return -ECHILD;
+    if (loop->drain.state == DRAIN_OVER)
+        return -ESHUTDOWN;
     struct berth_udp_options options;
     if (given != NULL)
         options = *given;
@@ -197,6 +201,7 @@ berth_udp_open(struct berth_loop *loop, const char *address,
         free(udp);
         return error;
     }
+    loop_due(loop); /* what has been posted must be submitted */
     if (result != NULL)
         *result = as_udp(slot);
     return 0;

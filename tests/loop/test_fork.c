@@ -9,6 +9,7 @@
 #include <signal.h>
 
 #include "berth/loop_cross.h"
+#include "berth/udp.h"
 
 #define CLIENTS 4
 
@@ -45,6 +46,8 @@ use_everything(struct berth_loop *loop, struct berth_listener *listener, struct 
                berth_token token)
 {
     static const struct berth_handlers none;
+    static const struct berth_udp_handlers no_udp;
+    struct berth_drain_progress progress;
     struct berth_post post = {.fn = nothing};
     struct berth_span span = {.data = NULL, .length = 1};
     struct berth_chain chain;
@@ -60,6 +63,10 @@ use_everything(struct berth_loop *loop, struct berth_listener *listener, struct 
     RIG_MUST(berth_listen(loop, "tcp://127.0.0.1:0", &none, NULL, NULL) == -ECHILD);
     RIG_MUST(berth_connect(loop, "tcp://127.0.0.1:1", &none, NULL, NULL) == -ECHILD);
     RIG_MUST(berth_adopt(loop, 0, &none, NULL, NULL) == -ECHILD);
+    RIG_MUST(berth_udp_open(loop, "udp://127.0.0.1:0", &no_udp, NULL, NULL, NULL) == -ECHILD);
+    RIG_MUST(berth_loop_drain(loop, 0) == -ECHILD);
+    RIG_MUST(berth_loop_drain_progress(loop, &progress) == -ECHILD);
+    RIG_MUST(berth_loop_park_idle(loop, 0) == -ECHILD);
     RIG_MUST(berth_conn_find(loop, token) == NULL);
     RIG_MUST(berth_send(conn, "x", 1) == -EINVAL);
     RIG_MUST(berth_send_span(conn, &span) == -EINVAL);
