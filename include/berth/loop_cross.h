@@ -84,8 +84,8 @@ BERTH_API int berth_conn_detach(struct berth_conn *conn, berth_detached_fn detac
  * Error 0: in a turn of the new loop `to`, right before `open`, with the new connection's token. Or
  * -errno, and then either in a turn of the old loop, because the connection failed or was closed
  * before it could leave: `to` is NULL, the old handlers' `close` follows. Or in a turn of the new
- * loop, which had no room for it or had drained (-ESHUTDOWN), or (`to` is NULL) inside the call that destroys the new loop: its
- * descriptor has been closed.
+ * loop, which had no room for it or has drained (-ESHUTDOWN), or (`to` is NULL) inside the call
+ * that destroys the new loop: its descriptor has been closed.
  */
 typedef void (*berth_moved_fn)(struct berth_loop *to, berth_token token, int error, void *ctx);
 

@@ -417,6 +417,111 @@ START_TEST(timeouts_stay_behind)
 }
 END_TEST
 
+/* ---- to another loop, in the same thread ------------------------------------------------------ */
+
+static struct {
+    unsigned count;
+    int error;
+    berth_token token;
+} hop;
+
+static void
+hopped(struct berth_loop *to, berth_token token, int error, void *ctx)
+{
+    (void)to, (void)ctx;
+    hop.count++;
+    hop.error = error;
+    hop.token = token;
+}
+
+static struct berth_loop *
+other_loop(const char *engine)
+{
+    struct berth_loop_options options;
+    struct berth_loop *loop = NULL;
+    rig_options(&options, engine, NULL);
+    ck_assert_int_eq(berth_loop_create(&loop, &options), 0);
+    memset(&hop, 0, sizeof(hop));
+    return loop;
+}
+
+/** O_NONBLOCK does not travel: the new loop must not be asked for ever by what cannot wait. */
+START_TEST(nonblocking_one_moves)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    struct record record;
+    int pair[2];
+    record_begin(&rig, &record, engine);
+    memset(&gone, 0, sizeof(gone));
+    gone.record = &record;
+    struct berth_loop *to = other_loop(engine);
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+    ck_assert_int_eq(berth_adopt(rig.loop, pair[0], &recording, &record, NULL), 0);
+    RIG_UNTIL(&rig, record.opens == 1, TURNS);
+    ck_assert_int_eq(
+        berth_conn_move(berth_conn_find(rig.loop, record.last), to, &recording, &record, hopped),
+        0);
+    for (int i = 0; i < TURNS && record.opens < 2; i++) {
+        (void)rig_turn(&rig, 0);
+        ck_assert_int_ge(berth_loop_turn(to, RIG_TURN_MS), 0);
+    }
+    ck_assert_uint_eq(hop.count, 1);
+    ck_assert_int_eq(hop.error, 0);
+    /* Nothing comes: nothing to do. */
+    for (int i = 0; i < 10; i++)
+        ck_assert_int_ge(berth_loop_turn(to, 0), 0);
+    int busy = 0;
+    for (int i = 0; i < 10; i++)
+        busy += berth_loop_turn(to, 1) > 0;
+    ck_assert_int_lt(busy, 3);
+    rig_write(pair[1], "hello", 5);
+    for (int i = 0; i < TURNS && record.datas == 0; i++)
+        ck_assert_int_ge(berth_loop_turn(to, RIG_TURN_MS), 0);
+    ck_assert_uint_eq(record.datas, 1);
+    /* And it has the flag again when it leaves for good. */
+    ck_assert_int_eq(berth_conn_detach(berth_conn_find(to, hop.token), detached, &gone), 0);
+    for (int i = 0; i < TURNS && gone.count == 0; i++)
+        ck_assert_int_ge(berth_loop_turn(to, RIG_TURN_MS), 0);
+    ck_assert_int_ge(gone.fd, 0);
+    ck_assert_int_ne(fcntl(gone.fd, F_GETFL, 0) & O_NONBLOCK, 0);
+    ck_assert_int_eq(close(gone.fd), 0);
+    ck_assert_int_eq(close(pair[1]), 0);
+    ck_assert_int_eq(berth_loop_destroy(to), 0);
+    record.closes = record.opens;
+    record_end(&rig, &record);
+}
+END_TEST
+
+/** A loop that drains takes who comes before the deadline, and nobody after it: it must end. */
+START_TEST(nobody_arrives_after_the_deadline)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    struct record record;
+    int client;
+    struct berth_conn *conn = begin(&rig, &record, engine, &client);
+    struct berth_loop *to = other_loop(engine);
+    ck_assert_int_eq(berth_loop_drain(to, 0), 0);
+    for (int i = 0; i < 5; i++)
+        ck_assert_int_ge(berth_loop_turn(to, 1), 0);
+    ck_assert_int_eq(berth_conn_move(conn, to, &recording, &record, hopped), 0);
+    for (int i = 0; i < TURNS && hop.count == 0; i++) {
+        (void)rig_turn(&rig, 0);
+        ck_assert_int_ge(berth_loop_turn(to, RIG_TURN_MS), 0);
+    }
+    ck_assert_uint_eq(hop.count, 1);
+    ck_assert_int_eq(hop.error, -ESHUTDOWN);
+    ck_assert_uint_eq(record.opens, 1);
+    ck_assert_uint_eq(berth_loop_conns(to), 0);
+    ck_assert_int_eq(berth_loop_run(to), 0); /* it returns */
+    ck_assert_int_eq(berth_loop_destroy(to), 0);
+    ck_assert_int_eq(close(client), 0);
+    record.closes = record.opens;
+    record_end(&rig, &record);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -430,5 +535,7 @@ main(void)
     RIG_ADD(suite, what_cannot_leave_closes);
     RIG_ADD(suite, flags_come_back);
     RIG_ADD(suite, timeouts_stay_behind);
+    RIG_ADD(suite, nonblocking_one_moves);
+    RIG_ADD(suite, nobody_arrives_after_the_deadline);
     return test_run(suite);
 }
