@@ -12,7 +12,7 @@
  */
 #define BERTH_SYS_FILE
 #define BERTH_SYS_URING
-#include "loop/engine_uring.h"
+#include "loop/engine_uring_udp.h"
 
 #include "os/sys.h"
 
@@ -41,6 +41,8 @@ uring_rest(struct berth_loop *loop)
     uint64_t count;
     uring_refill(loop);
     uring_publish_buffers(state);
+    if (state->udp != NULL)
+        uring_datagram_refill(loop);
     /* In this order: what is not written of any more is seen here. */
     (void)sys_read(state->event_fd, &count, sizeof(count));
     loop->stats.syscalls++;

@@ -8,9 +8,12 @@
 
 #include "loop/clock.h"
 
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+
+#include "berth/udp.h"
 
 START_TEST(events_are_told)
 {
@@ -114,6 +117,50 @@ START_TEST(calls_between_turns)
         (void)berth_conn_abort((struct berth_conn *)(void *)slot);
     }
     HOST_UNTIL(&rig, host.closes == 5);
+    ck_assert_int_eq(close(client), 0);
+    host_end(&rig);
+}
+END_TEST
+
+static struct {
+    unsigned datagrams;
+} heard;
+
+static void
+hear(struct berth_udp *udp, const struct berth_datagram *list, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        (void)berth_udp_reply(udp, &list[i], list[i].span.data, list[i].span.length);
+    heard.datagrams += n;
+}
+
+/** A socket that is opened between turns receives at once, and buffers are never missing. */
+START_TEST(datagrams_are_told)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const struct berth_udp_handlers hearing = {.datagrams = hear};
+    struct rig rig;
+    struct berth_udp *udp = NULL;
+    struct sockaddr_in6 to;
+    uint32_t length = 0;
+    char text[BERTH_ADDRESS_TEXT_MAX];
+    if (!host_begin(&rig, engine))
+        return;
+    memset(&heard, 0, sizeof(heard));
+    ck_assert_int_eq(berth_udp_open(rig.loop, "udp://127.0.0.1:0", &hearing, NULL, NULL, &udp), 0);
+    ck_assert_int_eq(berth_udp_address(udp, text, sizeof(text)), 0);
+    ck_assert_int_eq(berth_udp_address_parse(text, &to, &length), 0);
+    const int client = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    ck_assert_int_eq(connect(client, (struct sockaddr *)&to, length), 0);
+    for (unsigned i = 1; i <= 200; i++) {
+        rig_write(client, "hello", 5);
+        HOST_UNTIL(&rig, heard.datagrams == i);
+        HOST_UNTIL(&rig, rig_read(client, text, sizeof(text)) == 5);
+    }
+    host_settles(&rig);
+    ck_assert_uint_eq(rig_stats(&rig).enobufs, 0);
+    ck_assert_int_eq(berth_udp_close(udp), 0);
+    HOST_UNTIL(&rig, host_waits(0) == 0);
     ck_assert_int_eq(close(client), 0);
     host_end(&rig);
 }
@@ -355,6 +402,7 @@ main(void)
     RIG_ADD(suite, events_are_told);
     RIG_ADD(suite, time_goes_on_before_the_first_turn);
     RIG_ADD(suite, calls_between_turns);
+    RIG_ADD(suite, datagrams_are_told);
     RIG_ADD(suite, what_is_left_is_told_again);
     RIG_ADD(suite, streams_keep_flowing);
     RIG_ADD(suite, posts_and_signals);
