@@ -244,6 +244,9 @@ BERTH_API int berth_loop_stop(struct berth_loop *loop);
  * -ETIMEDOUT. There is no way back: berth_listen is refused from now on with -ESHUTDOWN,
  * berth_connect, berth_adopt, berth_udp_open and whoever comes from another loop (berth_conn_move)
  * from the deadline on. Listeners are yours to close still, or go with the loop.
+ * Datagram sockets go on as before, for those connections may need them; berth_loop_run waits for
+ * what is queued in them (to the deadline at most), not for the sockets: close those yourself, or
+ * leave them to berth_loop_destroy.
  *
  * @param deadline_ms  from now; 0: in the next turn. A second call can only bring it nearer.
  * @return 0; -EINVAL; -ECHILD in a child of fork(2). The loop's thread only, inside callbacks or

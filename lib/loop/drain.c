@@ -1,6 +1,7 @@
 /*
  * Draining: a loop that goes out of service. No newcomers from the first moment; those who are
- * inside finish, until their time is over.
+ * inside finish, until their time is over. Datagram sockets serve them to the end, and are waited for
+ * only as long as they have something to send.
  *
  * The invariant: it ends. A loop that drains has no way back, its deadline only comes nearer, and
  * after it no connection is begun.
@@ -9,13 +10,15 @@
  */
 #include <errno.h>
 
-#include "loop/loop_internal.h"
+#include "loop/udp_internal.h"
 
 int
 loop_drained(const struct berth_loop *loop)
 {
     /* Whom the kernel does not let go of is told of its end, and nobody waits for it any more. */
-    return loop->drain.state != DRAIN_NOT && loop->conns == loop->zombies;
+    if (loop->drain.state == DRAIN_NOT || loop->conns != loop->zombies)
+        return 0;
+    return loop->drain.state == DRAIN_OVER || !udp_queued_any(loop);
 }
 
 /** Those who are still there have had their time. */

@@ -425,6 +425,15 @@ udp_free(struct berth_loop *loop, struct berth_slot *slot)
     free(udp);
 }
 
+int
+udp_queued_any(const struct berth_loop *loop)
+{
+    const struct udp_socket *udp = loop->udp == NULL ? NULL : loop->udp->sockets;
+    while (udp != NULL && (udp->queued == 0 || udp->slot->state & CONN_ZOMBIE))
+        udp = udp->next;
+    return udp != NULL;
+}
+
 /* ---- telling about it ----------------------------------------------------------------------- */
 
 int

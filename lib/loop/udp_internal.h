@@ -122,6 +122,9 @@ void udp_state_destroy(struct berth_loop *loop);
  */
 int udp_tick(struct berth_loop *loop);
 
+/** Whether any socket has something to send still. */
+int udp_queued_any(const struct berth_loop *loop);
+
 /** Lines about datagrams, if there are any; as snprintf. */
 int udp_explain(const struct berth_loop *loop, char *text, size_t size);
 

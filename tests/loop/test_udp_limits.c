@@ -269,6 +269,30 @@ START_TEST(nobody_listens_there)
 }
 END_TEST
 
+/** What is queued goes out before a loop that drains is done; the socket goes with the loop. */
+START_TEST(draining_sends_what_is_queued)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    struct seen seen = {.datagrams = 0};
+    udp_rig_begin(&rig, engine, 0);
+    struct berth_udp *udp = udp_open(&rig, &seen, NULL);
+    const int client = udp_client(NULL);
+    const struct sockaddr_in to = udp_client_where(client);
+    for (unsigned i = 0; i < 100; i++)
+        ck_assert_int_eq(udp_send_to(udp, &to, "goodbye", 7), 0);
+    ck_assert_int_eq(berth_loop_drain(rig.loop, 60000), 0);
+    ck_assert_int_eq(berth_loop_run(rig.loop), 0);
+    ck_assert_uint_eq(berth_udp_queued(udp), 0);
+    ck_assert_uint_eq(udp_count(client), 100);
+    ck_assert_uint_eq(seen.closes, 0);
+    ck_assert_int_eq(close(client), 0);
+    rig_end(&rig);
+    ck_assert_uint_eq(seen.closes, 1);
+    ck_assert_int_eq(seen.reason, -ECANCELED);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -278,5 +302,6 @@ main(void)
     RIG_ADD(suite, large_buffers_run_out_and_others_go_on);
     RIG_ADD(suite, a_flood_leaves_room_for_others);
     RIG_ADD(suite, nobody_listens_there);
+    RIG_ADD(suite, draining_sends_what_is_queued);
     return test_run(suite);
 }
