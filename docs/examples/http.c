@@ -472,7 +472,6 @@ main(int argc, char **argv)
     berth_loop_options_init(&options);
     options.cold_bytes = sizeof(struct stream);
     options.send_high_bytes = SEND_HIGH_BYTES;
-    options.idle_park_ms = 0; /* the loop leaves the table's clock and ticks to us then */
     struct berth_loop *loop = example_open(argc, argv, &options, own);
     server.pool = berth_loop_pool(loop);
     const long seconds = strtol(patience, NULL, 10);
