@@ -163,12 +163,22 @@ BERTH_API int berth_udp_close(struct berth_udp *udp);
  * A send never blocks and never sends from inside the call: it queues, and what an event has queued
  * goes out together at its end, in order. `to` is a struct sockaddr_in or sockaddr_in6 of
  * `to_length` bytes, which is copied; NULL and 0 on a connected socket. Every send returns 0, or:
+ *
  *   -ENOBUFS       queue_max sends are waiting, or no buffer is free: nothing was queued, and (if
- * it was the queue) `drained` will be called -EMSGSIZE      longer than BERTH_UDP_SEND_BYTES_MAX,
- * or more than BERTH_UDP_SEGMENTS_MAX segments -EDESTADDRREQ  no address, and the socket is not
- * connected -EAFNOSUPPORT  an address of another family -EPIPE         the socket is closing
+ *                  it was the queue) `drained` will be called
+ *
+ *   -EMSGSIZE      longer than BERTH_UDP_SEND_BYTES_MAX, or more than BERTH_UDP_SEGMENTS_MAX
+ *                  segments, or (where the kernel does not cut) more of them than queue_max
+ *
+ *   -EDESTADDRREQ  no address, and the socket is not connected
+ *
+ *   -EAFNOSUPPORT  the address is neither IPv4 nor IPv6
+ *
+ *   -EPIPE         the socket is closing
+ *
  *   -EINVAL        NULL where something is needed, or a length that does not fit its address
- * What goes wrong afterwards is told by `error`.
+ *
+ * What goes wrong afterwards is told by `error`; so is an IPv6 address on an IPv4 socket.
  */
 
 /** Copies `length` bytes, which may be 0, into the queue (counted as sent_gather). */

@@ -222,12 +222,15 @@ static int
 refuse(struct berth_loop *loop, struct berth_slot *slot, int queue_is_full)
 {
     loop->stats.datagrams_refused++;
-    if (queue_is_full)
+    if (queue_is_full) {
         slot->state |= CONN_HIGH; /* drained is owed */
+        if (udp_of(loop, slot)->queued == 0)
+            conn_todo(loop, slot); /* the others have all nodes: nothing of its own will tell it */
+    }
     return -ENOBUFS;
 }
 
-/** Queues what has been checked. On -ENOBUFS the lease is still the caller's. */
+/** Queues what has been checked. On an error the lease is still the caller's. */
 static int
 enqueue(struct berth_slot *slot, const struct sockaddr *to, uint32_t to_length,
         struct berth_lease lease, uint32_t segment_bytes)
@@ -249,12 +252,15 @@ enqueue(struct berth_slot *slot, const struct sockaddr *to, uint32_t to_length,
     uint32_t count = 1;
     if (segment_bytes != 0 && !udp->segments) {
         const int error = udp_split(loop, node, &list, &count);
+        const int never = error == 0 && count > udp->queue_max;
         const int too_many = error == 0 && count > udp->queue_max - udp->queued;
         while (too_many && list.head != 0)
             udp_node_free(loop, udp_list_pop(loop, &list));
         if (error || too_many)
             node->lease.generation = 0; /* not ours */
         udp_node_free(loop, index);
+        if (never)
+            return -EMSGSIZE;
         if (error || too_many)
             return refuse(loop, slot, too_many);
     } else {

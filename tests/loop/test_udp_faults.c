@@ -226,6 +226,35 @@ try_segments(const char *engine, int cut, int error)
     rig_end(&rig);
 }
 
+/** Without a kernel that cuts, more segments than the queue holds are not a matter of waiting. */
+START_TEST(more_segments_than_a_queue_holds)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    struct seen seen = {.datagrams = 0};
+    struct berth_udp_options options;
+    udp_rig_begin(&rig, engine, 0);
+    berth_udp_options_init(&options);
+    options.queue_max = 8;
+    faults_fail("getsockopt", 1, 1, -ENOPROTOOPT);
+    struct berth_udp *udp = udp_open(&rig, &seen, &options);
+    faults_reset();
+    const int client = udp_client(NULL);
+    const struct sockaddr_in to = udp_client_where(client);
+    const struct sockaddr *address = (const struct sockaddr *)&to;
+    ck_assert_int_eq(berth_udp_send_segments(udp, address, sizeof(to), "123456789", 9, 1),
+                     -EMSGSIZE);
+    ck_assert_int_eq(berth_udp_send_segments(udp, address, sizeof(to), "12345", 5, 1), 0);
+    ck_assert_int_eq(berth_udp_send_segments(udp, address, sizeof(to), "1234", 4, 1), -ENOBUFS);
+    ck_assert_uint_eq(berth_udp_queued(udp), 5);
+    RIG_UNTIL(&rig, seen.drained == 1, 100);
+    ck_assert_uint_eq(udp_count(client), 5);
+    udp_close(&rig, udp, &seen);
+    ck_assert_int_eq(close(client), 0);
+    rig_end(&rig);
+}
+END_TEST
+
 /** Whether this kernel has an option of UDP's; says so if not. */
 static int
 kernel_has(int option, const char *name)
@@ -399,6 +428,7 @@ main(void)
     RIG_ADD(suite, the_kernel_is_full);
     RIG_ADD(suite, a_send_fails_and_the_socket_goes_on);
     RIG_ADD(suite, segments);
+    RIG_ADD(suite, more_segments_than_a_queue_holds);
     RIG_ADD(suite, merged_datagrams_say_so);
     RIG_ADD(suite, a_receive_fails);
     RIG_ADD(suite, opening_fails_at_every_place);
