@@ -6,6 +6,8 @@
  * sent back), `large` in 64 KiB buffers, `merged` in the same, and the kernel may merge what one
  * sender sends in a row; then one send brings all of them back.
  *
+ * Not for the open internet: two such servers, and one forged datagram, echo to each other for ever.
+ *
  * SPDX-License-Identifier: MIT
  */
 #include <stdio.h>

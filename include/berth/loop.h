@@ -212,10 +212,11 @@ BERTH_API BERTH_NODISCARD int berth_loop_create(struct berth_loop **loop,
  * Closes every connection and datagram socket (their close callbacks come with -ECANCELED) and
  * listener, and frees the loop. What those callbacks want to begin (berth_connect, berth_listen,
  * berth_adopt, berth_udp_open) is refused with -ESHUTDOWN, a post with -ECANCELED. Not from a
- * callback. NULL is allowed. Returns 0; -EBUSY inside a callback; -ECHILD in a child of fork(2), which must not touch its parent's loop. Leases still
- * held keep the pool's memory alive only if released before: release them first, or their memory is
- * leaked and counted. Names that are being looked up are not waited for: their threads end by
- * themselves, when the resolver has given up (so do not unload the library before).
+ * callback. NULL is allowed. Returns 0; -EBUSY inside a callback; -ECHILD in a child of fork(2),
+ * which must not touch its parent's loop. Leases still held keep the pool's memory alive only if
+ * released before: release them first, or their memory is leaked and counted. Names that are being
+ * looked up are not waited for: their threads end by themselves, when the resolver has given up (so
+ * do not unload the library before).
  */
 BERTH_API int berth_loop_destroy(struct berth_loop *loop);
 
@@ -316,7 +317,7 @@ BERTH_API int berth_loop_park_idle(struct berth_loop *loop, uint32_t idle_ms);
  * Addresses: "tcp://host:port", "tcp://[::1]:port" (numeric hosts, or "localhost", or "*" for all),
  * "unix:/path", "unix:@abstract". Port 0 lets the kernel choose. berth_connect takes names as well,
  * "tcp://example.org:80": of letters, digits, "-" and "_" (others in their encoded form,
- * "xn--...").
+ * "xn--..."). IPv6 zones ("%eth0") are not known: link-local addresses cannot be written.
  */
 
 /**
@@ -350,11 +351,18 @@ BERTH_API int berth_listener_fd(const struct berth_listener *listener);
  * A name is looked up by getaddrinfo(3) on a thread of the loop's own, the first of which is
  * started with the first name; there are up to four. Its addresses are tried in the order in which
  * they come, up to 32 of them, each until the kernel gives it up; `close` has the last one's error,
- * or why there is none: -ENOENT        no such name, or it has no address -EAGAIN        no name
- * server answered: it may do so later -EHOSTUNREACH  the name server cannot or does not want to
- * answer -EINVAL, -ENOMEM, -EAFNOSUPPORT, or what else getaddrinfo said Closing or aborting
- * meanwhile is over at once. Until `open` the connection's descriptor is no more than a place: set
- * socket options there.
+ * or why there is none:
+ *
+ *   -ENOENT        no such name, or it has no address
+ *
+ *   -EAGAIN        no name server answered: it may do so later
+ *
+ *   -EHOSTUNREACH  the name server cannot or does not want to answer
+ *
+ *   -EINVAL, -ENOMEM, -EAFNOSUPPORT, or what else getaddrinfo said
+ *
+ * Closing or aborting meanwhile is over at once. Until `open` the descriptor of a connection by
+ * name is no more than a place, and what is set on it is lost: set socket options in `open`.
  * @param token  receives the connection's token; may be NULL.
  * @return 0; -EINVAL: neither an address nor a name; -EMFILE; -ENOMEM; -ESHUTDOWN; -EAGAIN: no
  *         thread to look the name up; or what the kernel said at once.

@@ -56,7 +56,8 @@ BERTH_API int berth_loop_post(struct berth_loop *loop, berth_post_fn fn, void *a
 /**
  * The end of a detachment. `conn` can be read for the last time (its payload, its cold record); no
  * callback for it follows. `fd` is yours from here on, with the O_NONBLOCK it had when it was
- * adopted; accepted and connected sockets block.
+ * adopted; accepted and connected sockets block. Its number is the loop's until this returns: do
+ * not close it here if you connect or adopt in the same loop here, which would be -EEXIST.
  *
  * Or `fd` is -errno: the connection failed or was closed before it could leave, and `close` follows
  * as it would have without. (With direct descriptors it fails if there is no descriptor for it.)
@@ -93,8 +94,9 @@ typedef void (*berth_moved_fn)(struct berth_loop *to, berth_token token, int err
  * Hands a connection over to another loop, of any engine, in any thread: berth_conn_detach here and
  * berth_adopt there. On the new loop `handlers->open` is called with `ctx`, and everything else
  * after it; on the old one no callback follows, not even `close`. The payload travels along, and of
- * the cold record what fits; credit does not. A sending side that has been shut down stays so, and
- * an end of the stream is told again. `to` must not be destroyed before `moved` has been called.
+ * the cold record what fits; credit, timeouts and counters do not. A sending side that has been
+ * shut down stays so, and an end of the stream is told again. `to` must not be destroyed before
+ * `moved` has been called.
  * @param moved  may be NULL.
  * @return as berth_conn_detach; -EMFILE: the descriptor is past conns_max of `to`; -ENOMEM.
  *         Since 0.1.

@@ -60,7 +60,7 @@ struct berth_loop_stats {
     uint64_t refused_limit;  /**< newcomers refused: out of descriptors, or the table is full */
     uint64_t refused_open;   /**< newcomers refused by the open callback */
     uint64_t accept_errors;  /**< accepts that failed for other reasons */
-    uint64_t send_refused;   /**< sends refused: send_bytes_max reached */
+    uint64_t send_refused;   /**< sends refused: send_max_bytes, or no buffer */
     uint64_t pauses;     /**< times receiving stopped because the send queue was over its mark */
     uint64_t stale;      /**< completions and events whose connection was gone */
     uint64_t overflows;  /**< completion queue overflows */

@@ -66,7 +66,8 @@ struct berth_datagram {
     uint32_t segment_bytes;      /**< 0: this is one datagram. Otherwise (`receive_merged`) several
                                       datagrams of one sender lie behind each other, each of so many
                                       bytes but for the last one, which may be shorter */
-    uint32_t truncated;          /**< 1: it was longer, and its end is lost */
+    uint32_t truncated;          /**< 1: it was longer, and its end is lost; of merged ones the
+                                      last is cut short */
     uint32_t unused;
 };
 
