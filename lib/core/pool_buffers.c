@@ -186,8 +186,12 @@ berth_release(struct berth_pool *pool, struct berth_lease lease)
     struct buffer_meta *meta = pool_held(pool, lease);
     if (BERTH_UNLIKELY(meta == NULL || meta->references == meta_sends(meta)))
         return berth_pool_illegal(pool);
-    if (--meta->references == 0 && meta_state(meta) == STATE_LEASED)
-        pool_free(pool, lease.buffer, meta);
+    if (--meta->references == 0) {
+        if (BERTH_LIKELY(meta_state(meta) == STATE_LEASED))
+            pool_free(pool, lease.buffer, meta);
+        else if (meta_state(meta) == STATE_FILLING)
+            pool_generation_advance(meta); /* nobody has a right to what has been lent of it */
+    }
     return 0;
 }
 

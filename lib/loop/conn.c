@@ -336,6 +336,8 @@ conn_closing_tick(struct berth_loop *loop)
     }
     for (uint32_t at = loop->closing.head; at != 0;) {
         struct berth_slot *slot = loop_slot(loop, at);
+        if (now_ms - slot_cold(loop, slot)->closing_since_ms < CANCEL_AGAIN_MS_1)
+            break; /* and those behind it came later */
         at = slot_cold(loop, slot)->links[LIST_CLOSING].next;
         closing_check(loop, slot, now_ms);
     }

@@ -1,7 +1,7 @@
 /*
  * Draining: a loop that goes out of service. No newcomers from the first moment; those who are
- * inside finish, until their time is over. Datagram sockets serve them to the end, and are waited for
- * only as long as they have something to send.
+ * inside finish, until their time is over. Datagram sockets serve them to the end, and are waited
+ * for only as long as they have something to send.
  *
  * The invariant: it ends. A loop that drains has no way back, its deadline only comes nearer, and
  * after it no connection is begun.

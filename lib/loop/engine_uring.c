@@ -317,6 +317,8 @@ is_owed(const struct berth_slot *slot, unsigned op)
                (slot->state & CONN_CONNECTING || slot->flags & BERTH_SLOT_CLOSING);
     case OP_WAKE:
         return slot->in_flight > 0 && slot_kind(slot) == KIND_WAKE;
+    case OP_PARKED:
+        return (slot->state & CONN_RECEIVING) != 0 && (slot->flags & SLOT_PARKED) != 0;
     default:
         return slot->in_flight > 0 || op == OP_CANCEL || op == OP_TABLE || op == OP_PARK;
     }
@@ -483,7 +485,7 @@ cancel_operation(struct berth_loop *loop, const struct berth_slot *slot, enum lo
 
 /**
  * By token, which the kernel finds at once: for a descriptor it goes through everything that waits
- * in this ring, a millisecond for 8,000 connections, and who closes many would do nothing else.
+ * in this ring, 0.3 ms for 8,000 connections, and who closes many would do nothing else.
  */
 static void
 cancel_each(struct berth_loop *loop, const struct berth_slot *slot)

@@ -461,7 +461,7 @@ close_everything(struct berth_loop *loop)
     listener_close_all(loop);
     conn_fail_all(loop);
     /* One slot is the wake-up descriptor's. */
-    while (berth_table_live_count(loop->table) > 1 + loop->stats.zombies &&
+    while (berth_table_live_count(loop->table) > 1 + loop->zombies &&
            failures < DESTROY_FAILURES_MAX && loop_now_ms() < deadline_ms)
         failures += berth_loop_turn(loop, 10) < 0;
     loop->in_turn = 1; /* the last callbacks may not turn either */
