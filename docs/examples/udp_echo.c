@@ -6,7 +6,7 @@
  * sent back), `large` in 64 KiB buffers, `merged` in the same, and the kernel may merge what one
  * sender sends in a row; then one send brings all of them back.
  *
- * Not for the open internet: two such servers, and one forged datagram, echo to each other for ever.
+ * Not for the open internet: two such servers and one forged datagram echo to each other always.
  *
  * SPDX-License-Identifier: MIT
  */

@@ -3,6 +3,7 @@
  *
  *   engine_uring.c           operations: what is submitted, and what its completions mean
  *   engine_uring_receive.c   the same for receives
+ *   engine_uring_close.c    making operations come back
  *   engine_uring_lane.c      rings of buffers that bulk connections have to themselves
  *   engine_uring_park.c      what idle connections have in place of a receive
  *   engine_uring_nested.c    a descriptor for another loop
@@ -283,6 +284,11 @@ void uring_on_parked(struct berth_loop *loop, struct berth_slot *slot, int32_t r
 
 /** The completion of the cancel: there is one only if it failed. */
 void uring_on_park_failed(struct berth_slot *slot, int32_t result);
+
+/* ---- closing: engine_uring_close.c ----------------------------------------------------------- */
+
+void uring_cancel(struct berth_loop *loop, struct berth_slot *slot);
+void uring_forget(struct berth_loop *loop, struct berth_slot *slot);
 
 /* ---- setting up: engine_uring_setup.c -------------------------------------------------------- */
 

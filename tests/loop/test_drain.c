@@ -317,41 +317,6 @@ moved(struct berth_loop *to, berth_token token, int error, void *ctx)
     moved_error = error;
 }
 
-/** Nor does one come from another loop: it would never be told to go. */
-START_TEST(nobody_moves_in_after_the_deadline)
-{
-    RIG_ENGINE_OR_RETURN(engine);
-    struct drained drained;
-    struct berth_loop *over = NULL;
-    struct berth_loop_options options;
-    char byte;
-    rig_options(&options, engine, NULL);
-    ck_assert_int_eq(berth_loop_create(&over, &options), 0);
-    ck_assert_int_eq(berth_loop_turn(over, 0), 0);
-    ck_assert_int_eq(berth_loop_drain(over, 0), 0);
-    for (unsigned i = 0; i < 3; i++)
-        ck_assert_int_ge(berth_loop_turn(over, 1), 0);
-
-    begin(&drained, engine, 1);
-    moved_error = 0;
-    BERTH_TABLE_EACH_LIVE (berth_loop_table(drained.rig.loop), index) {
-        struct berth_slot *slot = berth_table_slot(berth_loop_table(drained.rig.loop), index);
-        (void)berth_conn_move((struct berth_conn *)(void *)slot, over, &handlers, &moved_error,
-                              moved);
-    }
-    RIG_UNTIL(&drained.rig, berth_loop_conns(drained.rig.loop) == 0, TURNS);
-    for (unsigned i = 0; i < 3; i++)
-        ck_assert_int_ge(berth_loop_turn(over, 1), 0);
-    ck_assert_int_eq(moved_error, -ESHUTDOWN);
-    ck_assert_uint_eq(berth_loop_conns(over), 0);
-    ck_assert_int_eq(berth_loop_run(over), 0);
-    RIG_UNTIL(&drained.rig, rig_read(drained.clients[0], &byte, 1) == 0, TURNS);
-    ck_assert_int_eq(close(drained.clients[0]), 0);
-    rig_end(&drained.rig);
-    ck_assert_int_eq(berth_loop_destroy(over), 0);
-}
-END_TEST
-
 /* ---- listeners ------------------------------------------------------------------------------ */
 
 START_TEST(listeners_are_their_owners)
@@ -424,7 +389,6 @@ main(void)
     RIG_ADD(suite, what_is_queued_is_sent);
     RIG_ADD(suite, until_the_deadline);
     RIG_ADD(suite, in_between_at_the_deadline);
-    RIG_ADD(suite, nobody_moves_in_after_the_deadline);
     RIG_ADD(suite, listeners_are_their_owners);
     RIG_ADD(suite, what_is_refused);
     return test_run(suite);

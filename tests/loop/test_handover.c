@@ -417,7 +417,7 @@ START_TEST(timeouts_stay_behind)
 }
 END_TEST
 
-/* ---- to another loop, in the same thread ------------------------------------------------------ */
+/* ---- to another loop, in the same thread ---------------------------------------------------- */
 
 static struct {
     unsigned count;

@@ -47,8 +47,8 @@ on_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, siz
         ck_assert(lane.any_bytes || ways_same(spans[i].data, spans[i].length, KEY, lane.received));
         if (spans[i].length > lane.span_max)
             lane.span_max = spans[i].length;
-        if (lane.keep_every != 0 && spans[i].length > lane.keep_above && lane.spans++ % lane.keep_every == 0 &&
-            lane.kept_count < KEPT_MAX) {
+        if (lane.keep_every != 0 && spans[i].length > lane.keep_above &&
+            lane.spans++ % lane.keep_every == 0 && lane.kept_count < KEPT_MAX) {
             lane.kept_at[lane.kept_count] = lane.received;
             ck_assert_int_eq(berth_retain(berth_loop_pool(lane.rig.loop), &spans[i], 0,
                                           spans[i].length, 0, &lane.kept[lane.kept_count++]),

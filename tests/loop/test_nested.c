@@ -48,7 +48,7 @@ on_timer(struct berth_loop *loop, struct berth_timer *timer, void *context)
     ck_abort_msg("too early");
 }
 
-/** The loop's time does not stand still from when its descriptor was asked for to its first turn. */
+/** The loop's time goes on between asking for its descriptor and its first turn. */
 START_TEST(time_goes_on_before_the_first_turn)
 {
     RIG_ENGINE_OR_RETURN(engine);
