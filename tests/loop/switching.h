@@ -7,6 +7,8 @@
 #ifndef BERTH_TESTS_LOOP_SWITCHING_H
 #define BERTH_TESTS_LOOP_SWITCHING_H
 
+#include "berth/loop_cross.h"
+#include "loop/clock.h"
 #include "loop/ways.h"
 
 #define LOOPS 2
@@ -19,6 +21,10 @@
 
 /** Steps without a byte moved, each a turn of a millisecond: more than TCP's timers take. */
 #define IDLE_MAX 8000
+
+/** No round lasts longer, by the clock that the loops see; and how far that jumps at once. */
+#define ROUND_MS_MAX 100000
+#define JUMP_MS 600
 
 static uint64_t seed;
 
@@ -39,8 +45,22 @@ struct end {
     uint32_t key;                      /**< of what it sends */
     uint64_t total, sent, got;
     unsigned paused_until; /**< credit is to be lifted then; 0: not paused */
+    unsigned to;           /**< where it is going, if it is leaving */
+    uint32_t hops;
     unsigned opened : 1, eof : 1, shut : 1, closed : 1;
+    unsigned leaving : 1;  /**< from the call until it has arrived */
+    unsigned eof_told : 1; /**< by the loop that has it now */
+    unsigned lane : 1;     /**< it had one when that was last looked at */
+    unsigned modest : 1;   /**< see room */
+    unsigned cold : 1;     /**< its cold record says whose it is */
 };
+
+/** The payload: it travels. */
+struct baggage {
+    struct end *end;
+    uint32_t hops, key;
+};
+BERTH_STATIC_ASSERT(sizeof(struct baggage) <= BERTH_CONN_PAYLOAD_BYTES, "it fits");
 
 struct held {
     struct berth_pool *pool;
@@ -54,6 +74,9 @@ static struct {
     struct berth_loop_options options[LOOPS];
     struct berth_pool_options pools[LOOPS];
     const char *engines[LOOPS];
+    unsigned engine_numbers[LOOPS];
+    char features[LOOPS][256];
+    const struct berth_handlers *handlers;
     uint64_t random;
     struct end ends[LINKS_MAX][2];
     unsigned links;
@@ -62,6 +85,8 @@ static struct {
     struct berth_lease hogged[LOOPS][HOGGED_MAX];
     unsigned hogged_count[LOOPS];
     unsigned step;
+    unsigned jumped;   /**< the step in which the clock did, last */
+    uint64_t began_ms; /**< by that clock */
     int calm;
     uint64_t moved; /**< bytes, and whatever else is progress */
     /* what is switched */
@@ -69,11 +94,18 @@ static struct {
     size_t bytes_max;     /**< of a send */
     unsigned ways;        /**< a bit for each that is used */
     unsigned readers_rest_until;
+    unsigned burst_until;
 } w;
 
 /** Of all rounds. */
 static struct {
-    uint64_t bytes, starved, enobufs, rearms, fairness_stops, pauses, lanes;
+    uint64_t rounds, bytes, starved, enobufs, rearms, fairness_stops, pauses;
+    uint64_t held, demotions, promotions;
+    uint64_t lanes, lanes_left, lanes_moved; /**< opened; given up by one that lives; left behind */
+    uint64_t timeouts_set, timeouts_cleared;
+    uint64_t moves[RIG_ENGINES][RIG_ENGINES]; /**< from and to */
+    uint64_t moves_paused, moves_ended;       /**< without credit; one side had ended */
+    uint64_t moves_outrun, moves_cold;        /**< both had; with a cold record */
 } sum;
 
 static inline uint64_t
@@ -90,13 +122,62 @@ conn_of(const struct end *end)
     return berth_conn_find(w.rigs[end->at].loop, end->token);
 }
 
+static inline struct baggage *
+baggage_of(struct berth_conn *conn)
+{
+    return berth_conn_payload(conn);
+}
+
+/** The cold record travels if both loops have one: it says whose it is from then on. */
+static inline void
+cold_arrives(struct end *end, struct berth_conn *conn)
+{
+    uint32_t *cold = berth_conn_cold(conn);
+    if (cold != NULL) {
+        MUST(*cold == (end->cold ? end->key : 0));
+        sum.moves_cold += end->cold;
+        *cold = end->key;
+    }
+    end->cold = cold != NULL;
+}
+
+/** Whether it could: in a round that lasts too long the clock stands still at last. */
+static inline int
+time_passes(unsigned ms)
+{
+    if (clock_now_ms + ms - w.began_ms > ROUND_MS_MAX)
+        return 0;
+    clock_now_ms += ms;
+    return 1;
+}
+
 /* ---- sending -------------------------------------------------------------------------------- */
+
+/** Less than the kernel takes, whoever reads. */
+#define MODEST_BYTES 32768
+
+/**
+ * How much an end may send now. Of two connections one is modest: what it sends always leaves its
+ * queue, so that it goes on receiving. If both filled their queues, each would wait for the other.
+ */
+static inline uint64_t
+room(const struct end *end)
+{
+    const uint64_t left = end->total - end->sent;
+    const uint64_t on_the_way = end->sent - end->peer->got;
+    if (!end->modest || left + on_the_way <= MODEST_BYTES)
+        return left;
+    return on_the_way < MODEST_BYTES ? MODEST_BYTES - on_the_way : 0;
+}
 
 static inline size_t
 next_length(const struct end *end)
 {
-    const size_t length = ways_length(&w.random, w.bytes_max);
-    const uint64_t left = end->total - end->sent;
+    /* Of a connection not in a burst: its queue may be tiny. */
+    const size_t length = end->fd >= 0 && w.step < w.burst_until
+                              ? WAYS_BYTES_MAX
+                              : ways_length(&w.random, w.bytes_max);
+    const uint64_t left = room(end);
     return left < length ? (size_t)left : length;
 }
 
@@ -123,6 +204,8 @@ conn_sends(struct end *end, struct berth_conn *conn)
         return;
     }
     const size_t length = next_length(end);
+    if (length == 0)
+        return;
     const int error = ways_send(conn, next_way(), end->key, end->sent, length, &w.random);
     MUST(error == 0 || error == -ENOBUFS);
     if (error == 0) {
@@ -135,8 +218,9 @@ conn_sends(struct end *end, struct berth_conn *conn)
 static inline void
 conn_sends_span(struct end *end, struct berth_conn *conn, const struct berth_span *span)
 {
-    const uint64_t left = end->total - end->sent;
-    const uint32_t length = left < span->length ? (uint32_t)left : span->length;
+    const uint64_t left = room(end);
+    const uint32_t most = span->length < WAYS_BYTES_MAX ? span->length : WAYS_BYTES_MAX;
+    const uint32_t length = left < most ? (uint32_t)left : most; /* those of lanes are longer */
     if (end->shut || length == 0)
         return;
     const int error = ways_send_span(conn, span, 0, length, end->key, end->sent);
@@ -147,16 +231,17 @@ conn_sends_span(struct end *end, struct berth_conn *conn, const struct berth_spa
     }
 }
 
-static inline void
+/** Whether the kernel took anything. */
+static inline int
 socket_sends(struct end *end)
 {
     if (end->shut)
-        return;
+        return 0;
     if (end->sent == end->total) {
         MUST(shutdown(end->fd, SHUT_WR) == 0);
         end->shut = 1;
         w.moved++;
-        return;
+        return 0;
     }
     const size_t length = next_length(end);
     const ssize_t sent =
@@ -164,6 +249,7 @@ socket_sends(struct end *end)
     MUST(sent > 0 || errno == EAGAIN);
     end->sent += sent > 0 ? (uint64_t)sent : 0;
     w.moved += sent > 0 ? (uint64_t)sent : 0;
+    return sent > 0;
 }
 
 /* ---- receiving ------------------------------------------------------------------------------ */
@@ -180,9 +266,9 @@ receive(struct end *end, const void *data, size_t length)
 static inline void
 receive_end(struct end *end)
 {
-    MUST(!end->eof && end->peer->shut);
+    MUST(!end->eof_told && end->peer->shut);
     MUST(end->got == end->peer->total);
-    end->eof = 1;
+    end->eof = end->eof_told = 1; /* again where it has moved to */
     w.moved++;
 }
 
@@ -215,6 +301,7 @@ hold(const struct end *end, const struct berth_span *span)
 {
     if (w.held_count == HELD_MAX)
         let_go((unsigned)roll(HELD_MAX));
+    sum.held++;
     struct held *held = &w.held[w.held_count++];
     held->pool = berth_loop_pool(w.rigs[end->at].loop);
     held->key = end->peer->key;

@@ -1,37 +1,39 @@
 /*
  * Long streams in both directions, between plain sockets and connections of two loops of any
  * engines, while everything that may be switched is switched at random: credit, pauses, leases that
- * are kept, pools that run short, sizes and ways of sending, readers that stop. Every byte is
- * compared where it arrives; every stream ends in order, and nothing of it is missing.
+ * are kept, pools that run short, sizes and ways of sending, readers that stop, timeouts, the time
+ * itself, and the loop that a connection belongs to. Every byte is compared where it arrives; every
+ * stream ends in order, and nothing of it is missing.
  *
- * What is switched is a table of rows (switches, at the end): whoever adds a way to switch the loop
- * adds a row. Each row must have been used when the test is over.
+ * What is switched at any moment is in switches.h, and what is chosen for a whole loop is here.
+ * When the test is over it says how often each was really done; in a long run that must not be
+ * never.
  *
  * Each round is two loops, and repeats itself from its seed: BERTH_SEED, printed when it fails.
  * BERTH_SWITCHING_SECONDS says for how long (with a sanitizer, for minutes).
  *
  * SPDX-License-Identifier: MIT
  */
-#include "loop/switching.h"
+#include "loop/switches.h"
 
 #include <netinet/in.h>
 #include <time.h>
 
 /* ---- callbacks ------------------------------------------------------------------------------ */
 
-static void switch_something(void);
-
 static struct end *
 end_of(struct berth_conn *conn)
 {
-    struct end *end = *(struct end **)berth_conn_payload(conn);
+    struct end *end = baggage_of(conn)->end;
     MUST(end != NULL && end->opened && !end->closed);
+    MUST(baggage_of(conn)->hops == end->hops && baggage_of(conn)->key == end->key);
     MUST(berth_token_same(end->token, berth_conn_token(conn)));
     MUST(berth_conn_loop(conn) == w.rigs[end->at].loop);
     return end;
 }
 
-/** An accepted one is recognised by its peer's name; the others bring their end along. */
+/** An accepted one is recognised by its peer's name; the others bring their end along, and those
+ *  that have moved their payload as well. */
 static int
 on_open(struct berth_conn *conn, void *ctx)
 {
@@ -42,11 +44,19 @@ on_open(struct berth_conn *conn, void *ctx)
     for (unsigned i = 0; end == NULL && i < w.links; i++)
         if (strcmp(w.ends[i][1].name, peer) == 0)
             end = &w.ends[i][0];
-    MUST(end != NULL && !end->closed);
+    MUST(end != NULL && !end->opened && !end->closed && !end->leaving);
+    struct baggage *baggage = baggage_of(conn);
+    MUST(baggage->end == (end->hops > 0 ? end : NULL) && baggage->hops == end->hops);
+    if (end->hops > 0)
+        MUST(berth_token_same(end->token, berth_conn_token(conn)));
+    else
+        cold_arrives(end, conn);
+    *baggage = (struct baggage){.end = end, .hops = end->hops, .key = end->key};
     end->opened = 1;
     end->token = berth_conn_token(conn);
-    *(struct end **)berth_conn_payload(conn) = end;
     w.moved++;
+    if (!w.calm && roll(8) == 0)
+        (void)move(end, conn); /* before anything has been received */
     return 0;
 }
 
@@ -89,180 +99,81 @@ static void
 on_close(struct berth_conn *conn, int reason)
 {
     struct end *end = end_of(conn);
-    MUST(reason == 0 && end->eof && end->shut && end->sent == end->total);
+    MUST(reason == 0 && !end->leaving && end->eof && end->shut && end->sent == end->total);
     end->closed = 1;
     w.moved++;
 }
 
-static const struct berth_handlers handlers = {
-    .open = on_open, .data = on_data, .drained = on_drained, .eof = on_eof, .close = on_close};
-
-/* ---- what is switched ----------------------------------------------------------------------- */
-
-/** Any end that is a connection now, or NULL. */
-static struct berth_conn *
-any_conn(struct end **end)
-{
-    *end = &w.ends[roll(w.links)][roll(2)];
-    return conn_of(*end);
-}
-
 static void
-set_credit(struct end *end, struct berth_conn *conn, size_t credit)
+on_timeout(struct berth_conn *conn, enum berth_timeout kind)
 {
-    const int error = berth_conn_credit(conn, credit);
-    MUST(error == 0);
-    end->paused_until =
-        credit == BERTH_CREDIT_UNLIMITED ? 0 : w.step + 1 + (unsigned)roll(roll(8) ? 20 : 200);
+    (void)end_of(conn);
+    printf("timeout %d after %llu ms\n", (int)kind,
+           (unsigned long long)(clock_now_ms - w.began_ms));
+    MUST(!"a timeout that is not over");
 }
 
-static void
-switch_credit(void)
-{
-    static const size_t credits[] = {1, 10, 1000, 4096, 4097, 30000, 1 << 20};
-    struct end *end;
-    struct berth_conn *conn = any_conn(&end);
-    if (conn != NULL)
-        set_credit(end, conn, credits[roll(7)]);
-}
+static const struct berth_handlers handlers = {.open = on_open,
+                                               .data = on_data,
+                                               .drained = on_drained,
+                                               .eof = on_eof,
+                                               .timeout = on_timeout,
+                                               .close = on_close};
 
-static void
-switch_pause(void)
-{
-    struct end *end;
-    for (uint64_t i = roll(2 * w.links); i-- > 0;) {
-        struct berth_conn *conn = any_conn(&end);
-        if (conn != NULL)
-            set_credit(end, conn, roll(3) == 0 ? BERTH_CREDIT_UNLIMITED : 0);
-    }
-}
+/* ---- features ------------------------------------------------------------------------------- */
 
-static void
-switch_holding(void)
-{
-    static const unsigned one_in[] = {0, 1, 2, 10};
-    w.hold_one_in = one_in[roll(4)];
-}
-
-static void
-release_held(void)
-{
-    while (w.held_count > 0)
-        let_go(w.held_count - 1);
-}
-
-static void
-release_hogged(void)
-{
-    for (unsigned i = 0; i < LOOPS; i++)
-        while (w.hogged_count[i] > 0)
-            MUST(berth_release(berth_loop_pool(w.rigs[i].loop), w.hogged[i][--w.hogged_count[i]]) ==
-                 0);
-}
-
-/** A pool of which few buffers are left, or none; or all come back. */
-static void
-switch_pool(void)
-{
-    const unsigned i = (unsigned)roll(LOOPS);
-    struct berth_pool *pool = berth_loop_pool(w.rigs[i].loop);
-    if (roll(2) == 0) {
-        release_hogged();
-        return;
-    }
-    const uint32_t left = roll(2) == 0 ? 0 : (uint32_t)roll(60);
-    while (w.hogged_count[i] < HOGGED_MAX &&
-           berth_pool_available(pool, BERTH_CLASS_4K, BERTH_FOR_ACTIVE) > left)
-        MUST(berth_pool_get(pool, BERTH_CLASS_4K, BERTH_FOR_ACTIVE,
-                            &w.hogged[i][w.hogged_count[i]++]) == 0);
-}
-
-static void
-switch_sizes(void)
-{
-    static const size_t sizes[] = {1, 100, 4096, 5000, 65536, WAYS_BYTES_MAX};
-    w.bytes_max = sizes[roll(6)];
-}
-
-static void
-switch_ways(void)
-{
-    w.ways = 1 + (unsigned)roll((1u << WAY_COUNT) - 1);
-}
-
-static void
-switch_socket_buffers(void)
-{
-    const struct end *end = &w.ends[roll(w.links)][1];
-    const int bytes = 131072 << roll(4); /* with room for less than a segment TCP uses timers */
-    if (end->fd >= 0)
-        MUST(setsockopt(end->fd, SOL_SOCKET, roll(2) ? SO_SNDBUF : SO_RCVBUF, &bytes,
-                        sizeof(bytes)) == 0);
-}
-
-static void
-switch_readers(void)
-{
-    w.readers_rest_until = w.step + (unsigned)roll(30);
-}
-
-/** Idle or not: each is parked, and comes back with its next byte. */
-static void
-switch_parking(void)
-{
-    (void)berth_loop_park_idle(w.rigs[roll(LOOPS)].loop, 0);
-}
-
-static void
-calm_sizes(void)
-{
-    w.bytes_max = WAYS_BYTES_MAX;
-}
-
-static void
-calm_holding(void)
-{
-    w.hold_one_in = 0;
-    release_held();
-}
-
-static void
-calm_readers(void)
-{
-    w.readers_rest_until = 0;
-}
-
-/** Whatever may be switched at any moment: between turns, and in the middle of a callback. */
-static const struct {
+/** What a loop on io_uring may do without, by what berth_loop_explain says of it. */
+static struct {
     const char *name;
-    void (*flip)(void);
-    void (*calm)(void); /**< from now on nobody is held up; NULL: nobody is anyway */
-} switches[] = {
-    {"credit", switch_credit, NULL},
-    {"pause", switch_pause, NULL},
-    {"leases held", switch_holding, calm_holding},
-    {"leases returned", release_held, NULL},
-    {"pool", switch_pool, release_hogged},
-    {"sizes", switch_sizes, calm_sizes},
-    {"ways", switch_ways, NULL},
-    {"socket buffers", switch_socket_buffers, NULL},
-    {"readers", switch_readers, calm_readers},
-    {"parking", switch_parking, NULL},
-};
-#define SWITCHES (sizeof(switches) / sizeof(switches[0]))
-static unsigned flips[SWITCHES];
+    unsigned used, off; /**< loops with it, and without because of the option */
+} features[] = {{"multishot", 0, 0}, {"poll-first", 0, 0},  {"limits", 0, 0},
+                {"bundles", 0, 0},   {"incremental", 0, 0}, {"incremental-bundles", 0, 0}};
+#define FEATURES (sizeof(features) / sizeof(features[0]))
+
+/** Of all rounds: loops of each engine, and those that can have lanes. */
+static unsigned loops_of[RIG_ENGINES], loops_with_lanes;
+
+/** Without some of them, or of every second loop with all that this kernel can do. Engines that
+ *  have no features take the list as well. The last two names mean nothing yet. */
+static void
+choose_features(unsigned i)
+{
+    char *text = w.features[i];
+    size_t used = 0;
+    if (roll(2) != 0)
+        return;
+    for (size_t k = 0; k < FEATURES; k++)
+        if (roll(3) == 0)
+            used += (size_t)snprintf(text + used, sizeof(w.features[i]) - used, "%s-%s",
+                                     used ? "," : "", features[k].name);
+    static const char *const reserved[] = {"-demotion", "+direct"};
+    for (size_t k = 0; k < 2; k++)
+        if (roll(3) == 0)
+            used += (size_t)snprintf(text + used, sizeof(w.features[i]) - used, "%s%s",
+                                     used ? "," : "", reserved[k]);
+    MUST(used < sizeof(w.features[i]));
+    w.options[i].features = text;
+}
 
 static void
-switch_something(void)
+note_features(unsigned i)
 {
-    if (w.calm)
-        return;
-    const uint64_t i = roll(SWITCHES);
-    switches[i].flip();
-    flips[i]++;
+    char text[4096], line[64];
+    MUST(berth_loop_explain(w.rigs[i].loop, text, sizeof(text)) < (int)sizeof(text));
+    loops_of[w.engine_numbers[i]]++;
+    loops_with_lanes += strstr(text, "of its own (incremental)") != NULL;
+    for (size_t k = 0; k < FEATURES; k++) {
+        (void)snprintf(line, sizeof(line), "feature %s: works\n", features[k].name);
+        features[k].used += strstr(text, line) != NULL;
+        (void)snprintf(line, sizeof(line), "feature %s: works; switched off by option\n",
+                       features[k].name);
+        features[k].off += strstr(text, line) != NULL;
+    }
 }
 
 /* ---- rounds --------------------------------------------------------------------------------- */
+
+static int has_engine[RIG_ENGINES];
 
 /** The other end of a link is a plain socket, or another connection. */
 static void
@@ -293,16 +204,18 @@ make_link(struct end *ends)
     else
         MUST(berth_adopt(w.rigs[ends[1].at].loop, fd, &handlers, &ends[1], &ends[1].token) == 0);
     ends[1].opened = ends[1].at == LOOPS;
+    ends[1].modest = ends[1].at != LOOPS;
 }
 
 static void
 make_loop(unsigned i)
 {
-    static const uint32_t highs[] = {2, 4096, 65536, 256 * 1024};
+    static const uint32_t highs[] = {2, 4096, 65536, 256 * 1024}, idle[] = {0, 1000, 10000};
     struct berth_loop_options *options = &w.options[i];
     do
-        w.engines[i] = rig_engines[roll(RIG_ENGINES)];
-    while (!rig_has(w.engines[i]));
+        w.engine_numbers[i] = (unsigned)roll(RIG_ENGINES);
+    while (!has_engine[w.engine_numbers[i]]);
+    w.engines[i] = rig_engines[w.engine_numbers[i]];
     rig_options(options, w.engines[i], &w.pools[i]);
     berth_pool_options_init(&w.pools[i]);
     if (roll(2)) {
@@ -317,7 +230,12 @@ make_loop(unsigned i)
     options->fairness_bytes = roll(2) ? 4096 : 65536;
     options->events_max = roll(2) ? 16 : 1024;
     options->keep_receiving = roll(3) == 0;
+    options->cold_bytes = roll(2) ? 64 : 0;
+    options->idle_park_ms = idle[roll(3)];
+    options->conn_stats = roll(4) == 0;
+    choose_features(i);
     rig_begin(&w.rigs[i], options, &handlers, NULL);
+    note_features(i);
 }
 
 static void
@@ -327,6 +245,9 @@ begin_round(void)
     w.random = seed;
     w.bytes_max = WAYS_BYTES_MAX;
     w.ways = (1u << WAY_COUNT) - 1;
+    w.handlers = &handlers;
+    /* Also where the low half of the time begins anew. */
+    w.began_ms = clock_now_ms = roll(2) ? 1000 : UINT32_MAX - roll(20000);
     for (unsigned i = 0; i < LOOPS; i++)
         make_loop(i);
     w.links = 1 + (unsigned)roll(test_is_slow() ? 4 : LINKS_MAX);
@@ -334,13 +255,14 @@ begin_round(void)
         make_link(w.ends[i]);
 }
 
+/** Whether it has a lane: asked of its slot, because no call tells. */
 static void
-be_calm(void)
+look_for_lane(struct end *end, const struct berth_conn *conn)
 {
-    w.calm = 1;
-    for (size_t i = 0; i < SWITCHES; i++)
-        if (switches[i].calm != NULL)
-            switches[i].calm();
+    const struct berth_slot *slot = (const struct berth_slot *)(const void *)conn;
+    const int lane = rig_is_uring(w.engines[end->at]) && (slot->flags & BERTH_SLOT_DRIVER_4) != 0;
+    sum.lanes_left += end->lane && !lane;
+    end->lane = lane != 0;
 }
 
 /** An end does what it does between turns. Whether it is not yet through. */
@@ -349,7 +271,8 @@ act(struct end *end)
 {
     struct berth_conn *conn = conn_of(end);
     if (end->fd >= 0) {
-        socket_sends(end);
+        for (unsigned more = w.step < w.burst_until ? 16 : 1; more > 0 && socket_sends(end);)
+            more--;
         socket_receives(end);
         if (end->shut && end->eof) {
             MUST(close(end->fd) == 0);
@@ -357,8 +280,9 @@ act(struct end *end)
             end->closed = 1;
         }
     } else if (conn != NULL) {
-        if (end->paused_until != 0 && (w.calm || w.step >= end->paused_until))
-            set_credit(end, conn, BERTH_CREDIT_UNLIMITED);
+        look_for_lane(end, conn);
+        if (end->paused_until != 0 && !end->leaving && (w.calm || w.step >= end->paused_until))
+            (void)set_credit(end, conn, BERTH_CREDIT_UNLIMITED);
         if (roll(2) == 0)
             conn_sends(end, conn);
     }
@@ -370,6 +294,7 @@ step(void)
 {
     int going = 0;
     w.step++;
+    (void)time_passes(1);
     for (unsigned i = 0; i < w.links; i++)
         for (unsigned side = 0; side < 2; side++)
             going |= act(&w.ends[i][side]);
@@ -383,14 +308,16 @@ step(void)
 static void
 show_links(void)
 {
+    for (unsigned i = 0; i < LOOPS; i++)
+        printf("loop %u, %s: %s\n", i, w.engines[i], w.features[i]);
     for (unsigned i = 0; i < w.links; i++)
         for (unsigned side = 0; side < 2; side++) {
             const struct end *end = &w.ends[i][side];
-            printf("link %u.%u, %s: sent %llu of %llu, got %llu%s%s%s%s\n", i, side,
+            printf("link %u.%u, %s: sent %llu of %llu, got %llu%s%s%s%s%s\n", i, side,
                    end->at == LOOPS ? "socket" : w.engines[end->at], (unsigned long long)end->sent,
                    (unsigned long long)end->total, (unsigned long long)end->got,
                    end->opened ? " opened" : "", end->eof ? " eof" : "", end->shut ? " shut" : "",
-                   end->closed ? " closed" : "");
+                   end->closed ? " closed" : "", end->leaving ? " leaving" : "");
         }
     (void)fflush(stdout);
 }
@@ -409,8 +336,11 @@ end_round(void)
         sum.fairness_stops += stats.fairness_stops;
         sum.pauses += stats.pauses;
         sum.lanes += stats.lanes;
+        sum.demotions += stats.demotions;
+        sum.promotions += stats.promotions;
         MUST(stats.zombies == 0);
-        RIG_UNTIL(&w.rigs[i], berth_loop_conns(w.rigs[i].loop) == 0, 1000);
+        RIG_UNTIL(&w.rigs[i], (clock_now_ms += RIG_TURN_MS, berth_loop_conns(w.rigs[i].loop) == 0),
+                  1000);
         RIG_UNTIL(&w.rigs[i], ways_held(&w.rigs[i]) == 0, 1000);
     }
     MUST(ways_wrapped.made == ways_wrapped.freed);
@@ -436,30 +366,95 @@ run_round(void)
     end_round();
 }
 
+/* ---- what was done -------------------------------------------------------------------------- */
+
 /** However slow the machine. */
 #define ROUNDS_MIN 3
+
+/** In a run of so many seconds there is nothing that does not happen. */
+#define LONG_S 60
+
+static int is_long;
+
+/** Of something that this machine has, or has not. */
+static void
+report(const char *what, uint64_t times, int available)
+{
+    printf("%s: %llu times%s\n", what, (unsigned long long)times,
+           available ? "" : ", not to be had here");
+    if (is_long && available)
+        ck_assert_msg(times > 0, "%s: never, in %llu rounds", what, (unsigned long long)sum.rounds);
+}
+
+static void
+report_loops(void)
+{
+    char what[96];
+    const int uring = has_engine[0];
+    for (unsigned i = 0; i < RIG_ENGINES; i++) {
+        (void)snprintf(what, sizeof(what), "loop on %s", rig_engines[i]);
+        report(what, loops_of[i], has_engine[i]);
+    }
+    for (size_t k = 0; k < FEATURES; k++) {
+        /* What the environment rules on, or the kernel, has only one way. */
+        const int both = uring && getenv("BERTH_FEATURES") == NULL && features[k].used > 0;
+        (void)snprintf(what, sizeof(what), "loop without %s", features[k].name);
+        report(what, features[k].off, both);
+        (void)snprintf(what, sizeof(what), "loop with %s", features[k].name);
+        report(what, features[k].used, both || features[k].off > 0);
+    }
+    for (unsigned from = 0; from < RIG_ENGINES; from++)
+        for (unsigned to = 0; to < RIG_ENGINES; to++) {
+            (void)snprintf(what, sizeof(what), "moved from %s to %s", rig_engines[from],
+                           rig_engines[to]);
+            report(what, sum.moves[from][to], has_engine[from] && has_engine[to]);
+        }
+}
+
+static void
+report_all(void)
+{
+    const int uring = has_engine[0] || has_engine[3];
+    printf("%llu rounds, %llu MiB in and out; posted again %llu times, moves outrun %llu\n",
+           (unsigned long long)sum.rounds, (unsigned long long)sum.bytes >> 20,
+           (unsigned long long)sum.rearms, (unsigned long long)sum.moves_outrun);
+    for (size_t i = 0; i < SWITCHES; i++)
+        report(switches[i].name, flips[i], strcmp(switches[i].name, "parking") != 0 || uring);
+    report("starved", sum.starved, 1);
+    report("without buffer", sum.enobufs, uring);
+    report("shares used up", sum.fairness_stops, 1);
+    report("paused by the queue", sum.pauses, 1);
+    report("span kept", sum.held, 1);
+    report("parked", sum.demotions, uring);
+    report("parked no more", sum.promotions, uring);
+    report("lane opened", sum.lanes, loops_with_lanes > 0);
+    report("lane given up", sum.lanes_left, loops_with_lanes > 0);
+    report("lane left behind by a move", sum.lanes_moved, loops_with_lanes > 0);
+    report("timeout set", sum.timeouts_set, 1);
+    report("timeout cleared", sum.timeouts_cleared, 1);
+    report("moved without credit", sum.moves_paused, 1);
+    report("moved with one side ended", sum.moves_ended, 1);
+    report("moved with a cold record", sum.moves_cold, 1);
+    report_loops();
+}
 
 START_TEST(random_switches)
 {
     seed = test_seed("random_switches");
     const uint64_t seconds = test_rounds("BERTH_SWITCHING_SECONDS", 3);
     const time_t until = time(NULL) + (time_t)seconds;
-    unsigned rounds = 0;
+    is_long = seconds >= LONG_S;
+    memset(&sum, 0, sizeof(sum));
+    for (unsigned i = 0; i < RIG_ENGINES; i++)
+        has_engine[i] = rig_has(rig_engines[i]);
+    clock_begin(1000); /* what this kernel can do has been tried by now, in real time */
     do {
         run_round();
         seed++;
-        rounds++;
-    } while (rounds < ROUNDS_MIN || time(NULL) < until);
-    printf("%u rounds, %llu MiB in and out; starved %llu, without buffer %llu, posted again %llu, "
-           "shares used up %llu, paused %llu, lanes %llu\n",
-           rounds, (unsigned long long)sum.bytes >> 20, (unsigned long long)sum.starved,
-           (unsigned long long)sum.enobufs, (unsigned long long)sum.rearms,
-           (unsigned long long)sum.fairness_stops, (unsigned long long)sum.pauses,
-           (unsigned long long)sum.lanes);
-    for (size_t i = 0; i < SWITCHES; i++) {
-        printf("%s: %u times\n", switches[i].name, flips[i]);
-        ck_assert_uint_gt(flips[i], 0);
-    }
+        sum.rounds++;
+    } while (sum.rounds < ROUNDS_MIN || time(NULL) < until);
+    clock_end();
+    report_all();
 }
 END_TEST
 
