@@ -357,7 +357,6 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
         break;
     case OP_SHUTDOWN:
         (void)berth_slot_end(slot);
-        slot->state |= CONN_TODO; /* it may have been all that kept the connection from leaving */
         break;
     case OP_PROVE:
         uring_on_prove(loop, slot, result);
@@ -384,6 +383,9 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
         on_stale(loop, completion);
         return;
     }
+    /* It may have been all that kept the connection from leaving. */
+    if (BERTH_UNLIKELY(slot->state & CONN_CREDIT) && slot->in_flight == 0)
+        slot->state |= CONN_TODO;
     conn_after_event(loop, slot);
 }
 

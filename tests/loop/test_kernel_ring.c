@@ -271,7 +271,8 @@ START_TEST(refusals_fall_back)
             ck_assert_int_eq(berth_loop_destroy(loop), 0);
         }
         ck_assert_uint_eq(test_descriptors_open(), descriptors);
-        ck_assert_uint_le(test_mappings(), mappings + 2); /* malloc's own */
+        /* malloc's own; a checking tool has more of them */
+        ck_assert_uint_le(test_mappings(), mappings + (test_is_slow() ? 12 : 2));
     }
 }
 END_TEST
