@@ -116,14 +116,9 @@ make_ring(struct uring_lane *lane)
 {
     void *memory = NULL;
     const size_t bytes = berth_memory_page_bytes();
-    int error = berth_memory_reserve(&memory, bytes, bytes, "berth-lane");
+    const int error = berth_memory_take(&memory, bytes, "berth-lane");
     if (error)
         return error;
-    error = berth_memory_commit(memory, bytes);
-    if (error) {
-        berth_memory_release(memory, bytes);
-        return error;
-    }
     berth_memory_advise(memory, bytes, BERTH_MEMORY_NO_FORK);
     lane->ring = (struct io_uring_buf_ring *)memory;
     io_uring_buf_ring_init(lane->ring);

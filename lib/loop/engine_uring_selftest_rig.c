@@ -347,15 +347,9 @@ memory_take(struct trial_memory *memory)
 {
     if (memory->start != NULL)
         return 0;
-    int error = berth_memory_reserve(&memory->start, memory_bytes(), berth_memory_page_bytes(),
-                                     "berth-trial");
-    if (error) {
-        memory->start = NULL;
-        return error;
-    }
-    error = berth_memory_commit(memory->start, memory_bytes());
+    const int error = berth_memory_take(&memory->start, memory_bytes(), "berth-trial");
     if (error)
-        trial_memory_release(memory);
+        memory->start = NULL;
     else
         berth_memory_advise(memory->start, memory_bytes(), BERTH_MEMORY_NO_FORK);
     return error;

@@ -147,14 +147,11 @@ init_buffers(struct berth_loop *loop, struct uring_engine *state)
         count *= 2;
     const size_t bytes = count * sizeof(struct io_uring_buf);
     void *memory = NULL;
-    int error = berth_memory_reserve(&memory, bytes, berth_memory_page_bytes(), "berth-ring");
+    int error = berth_memory_take(&memory, bytes, "berth-ring");
     if (error)
         return error;
     state->buffers = (struct io_uring_buf_ring *)memory;
     state->buffer_count = count;
-    error = berth_memory_commit(memory, bytes);
-    if (error)
-        return error;
     berth_memory_advise(memory, bytes, BERTH_MEMORY_NO_FORK);
     state->by_id = (struct posted_buffer *)calloc(count, sizeof(*state->by_id));
     state->idle_ids = (uint16_t *)calloc(count, sizeof(*state->idle_ids));

@@ -32,13 +32,12 @@ ring_create(struct berth_loop *loop, struct datagram_ring *ring, int large)
     const uint32_t count = large ? LARGE_COUNT : SMALL_COUNT;
     const size_t bytes = count * sizeof(struct io_uring_buf);
     void *memory = NULL;
-    int error = berth_memory_reserve(&memory, bytes, berth_memory_page_bytes(), "berth-udp-ring");
+    int error = berth_memory_take(&memory, bytes, "berth-udp-ring");
     if (error)
         return error;
-    error = berth_memory_commit(memory, bytes);
     ring->by_id = (struct receive_buffer *)calloc(count, sizeof(*ring->by_id));
     ring->idle_ids = (uint16_t *)calloc(count, sizeof(*ring->idle_ids));
-    if (error == 0 && (ring->by_id == NULL || ring->idle_ids == NULL))
+    if (ring->by_id == NULL || ring->idle_ids == NULL)
         error = -ENOMEM;
     if (error == 0) {
         berth_memory_advise(memory, bytes, BERTH_MEMORY_NO_FORK);

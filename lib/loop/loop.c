@@ -87,14 +87,9 @@ create_fork_guard(struct berth_loop *loop)
 {
     void *memory = NULL;
     const size_t bytes = berth_memory_page_bytes();
-    int error = berth_memory_reserve(&memory, bytes, bytes, "berth-fork-guard");
+    const int error = berth_memory_take(&memory, bytes, "berth-fork-guard");
     if (error)
         return error;
-    error = berth_memory_commit(memory, bytes);
-    if (error) {
-        berth_memory_release(memory, bytes);
-        return error;
-    }
     loop->fork_guard = memory;
     *loop->fork_guard = 1;
 #ifdef MADV_WIPEONFORK

@@ -29,6 +29,10 @@ int berth_memory_reserve(void **memory, size_t size, size_t alignment, const cha
 /** Makes whole pages of a reservation writable. Safe to repeat. -ENOMEM when over the limits. */
 int berth_memory_commit(void *memory, size_t size);
 
+/** Reserves and commits at once: writable, zero, aligned to a page. On an error there is nothing.
+ */
+int berth_memory_take(void **memory, size_t size, const char *name);
+
 /** What berth_memory_advise can ask for. A refusal is not an error: these are wishes. */
 enum berth_memory_advice {
     BERTH_MEMORY_HUGE,    /**< back it with huge pages */

@@ -82,6 +82,20 @@ berth_memory_commit(void *memory, size_t size)
     return (int)sys_mprotect(memory, round_to_pages(size), PROT_READ | PROT_WRITE);
 }
 
+int
+berth_memory_take(void **memory, size_t size, const char *name)
+{
+    int error = berth_memory_reserve(memory, size, berth_memory_page_bytes(), name);
+    if (error)
+        return error;
+    error = berth_memory_commit(*memory, size);
+    if (error) {
+        berth_memory_release(*memory, size);
+        *memory = NULL;
+    }
+    return error;
+}
+
 void
 berth_memory_advise(void *memory, size_t size, enum berth_memory_advice advice)
 {
