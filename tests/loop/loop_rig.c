@@ -223,15 +223,47 @@ rig_stats(const struct rig *rig)
     return stats;
 }
 
-void
-rig_add(Suite *suite, const char *name, const TTest *test)
+/** A case of its own, which compares descriptors before and after each test. */
+static TCase *
+add_case(Suite *suite, const char *name)
 {
     TCase *tcase = tcase_create(name);
     tcase_set_timeout(tcase, CASE_TIMEOUT_S);
     tcase_add_checked_fixture(tcase, test_descriptors_note, test_descriptors_compare);
+    suite_add_tcase(suite, tcase);
+    return tcase;
+}
+
+void
+rig_add(Suite *suite, const char *name, const TTest *test)
+{
+    TCase *tcase = add_case(suite, name);
     const char *only = getenv("BERTH_TEST_ENGINE");
     for (int i = 0; i < RIG_ENGINES; i++)
         if (only == NULL || strcmp(only, rig_engines[i]) == 0)
             tcase_add_loop_test(tcase, test, i, i + 1);
-    suite_add_tcase(suite, tcase);
+}
+
+void
+rig_add_counted(Suite *suite, const char *name, const TTest *test, int count)
+{
+    tcase_add_loop_test(add_case(suite, name), test, 0, count);
+}
+
+unsigned
+rig_count_refused(int *clients, unsigned count)
+{
+    unsigned refused = 0;
+    for (unsigned i = 0; i < count; i++) {
+        char byte;
+        const intptr_t got = clients[i] < 0 ? 0 : rig_read(clients[i], &byte, 1);
+        if (got == -EAGAIN)
+            continue;
+        ck_assert_msg(got == 0 || got == -ECONNRESET, "read: %ld", (long)got);
+        refused++;
+        if (clients[i] >= 0)
+            ck_assert_int_eq(close(clients[i]), 0);
+        clients[i] = -1;
+    }
+    return refused;
 }

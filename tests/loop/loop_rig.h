@@ -161,6 +161,14 @@ struct berth_loop_stats rig_stats(const struct rig *rig);
 void rig_add(Suite *suite, const char *name, const TTest *test);
 #define RIG_ADD(suite, test) rig_add(suite, #test, test)
 
+/** Adds a test that chooses its engine itself as a case of its own, for _i from 0 to `count` - 1.
+ */
+void rig_add_counted(Suite *suite, const char *name, const TTest *test, int count);
+#define RIG_ADD_COUNTED(suite, test, count) rig_add_counted(suite, #test, test, count)
+
+/** Those clients that were told to go are closed, and their places become -1. Returns how many. */
+unsigned rig_count_refused(int *clients, unsigned count);
+
 /** For the first line of a test that runs over all engines. */
 #define RIG_ENGINE_OR_RETURN(engine)                                                               \
     const char *const engine = rig_engines[_i];                                                    \

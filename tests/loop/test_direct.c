@@ -208,25 +208,6 @@ check_quiet(const struct rig *rig)
     ck_assert_uint_le(rig_stats(rig).syscalls - before.syscalls, 7 * turns);
 }
 
-/** Those that were told to go are closed, and their places become -1. Returns how many. */
-static unsigned
-count_refused(int *clients, unsigned count)
-{
-    unsigned refused = 0;
-    for (unsigned i = 0; i < count; i++) {
-        char byte;
-        const intptr_t got = clients[i] < 0 ? 0 : rig_read(clients[i], &byte, 1);
-        if (got == -EAGAIN)
-            continue;
-        ck_assert_msg(got == 0 || got == -ECONNRESET, "read: %ld", (long)got);
-        refused++;
-        if (clients[i] >= 0)
-            ck_assert_int_eq(close(clients[i]), 0);
-        clients[i] = -1;
-    }
-    return refused;
-}
-
 START_TEST(the_table_is_full)
 {
     enum { PLACES = 64, CLIENTS = PLACES + 20, ROOM = PLACES - 2 };
@@ -241,7 +222,7 @@ START_TEST(the_table_is_full)
     for (unsigned i = 0; i < CLIENTS; i++)
         clients[i] = rig_client(&rig);
     /* The listener and what wakes the loop have the other two. */
-    RIG_UNTIL(&rig, count_refused(clients, CLIENTS) == CLIENTS - ROOM, TURNS);
+    RIG_UNTIL(&rig, rig_count_refused(clients, CLIENTS) == CLIENTS - ROOM, TURNS);
     ck_assert_uint_eq(rig_stats(&rig).accepted, ROOM);
     ck_assert_uint_eq(rig_stats(&rig).refused_limit, CLIENTS - ROOM);
     check_quiet(&rig);

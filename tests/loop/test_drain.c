@@ -8,7 +8,6 @@
 
 #include <netinet/in.h>
 
-#include "berth/loop_cross.h"
 #include "loop/clock.h"
 
 #define BEGIN_MS UINT64_C(5000000)
@@ -305,17 +304,6 @@ START_TEST(in_between_at_the_deadline)
     clock_end();
 }
 END_TEST
-
-static int moved_error;
-
-static void
-moved(struct berth_loop *to, berth_token token, int error, void *ctx)
-{
-    ck_assert_ptr_nonnull(to);
-    ck_assert_uint_eq(token, BERTH_TOKEN_NONE);
-    ck_assert_ptr_eq(ctx, &moved_error);
-    moved_error = error;
-}
 
 /* ---- listeners ------------------------------------------------------------------------------ */
 

@@ -122,20 +122,8 @@ int
 main(void)
 {
     Suite *suite = suite_create("kernel: accept");
-    const struct {
-        const char *name;
-        const TTest *test;
-    } tests[] = {
-        {"refused_for_a_while", refused_for_a_while},
-        {"refused_for_good", refused_for_good},
-    };
-    for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
-        TCase *tcase = tcase_create(tests[i].name);
-        tcase_set_timeout(tcase, 300);
-        tcase_add_checked_fixture(tcase, test_descriptors_note, test_descriptors_compare);
-        tcase_add_loop_test(tcase, tests[i].test, 0, REFUSALS);
-        suite_add_tcase(suite, tcase);
-    }
+    RIG_ADD_COUNTED(suite, refused_for_a_while, REFUSALS);
+    RIG_ADD_COUNTED(suite, refused_for_good, REFUSALS);
     return test_run(suite);
 }
 #endif

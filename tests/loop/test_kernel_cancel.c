@@ -428,28 +428,15 @@ int
 main(void)
 {
     Suite *suite = suite_create("kernel: cancel");
-    const struct {
-        const char *name;
-        const TTest *test;
-        int count;
-    } tests[] = {
-        {"closing_waits_for_the_last_completion", closing_waits_for_the_last_completion, 1},
-        {"peer_sees_the_end", peer_sees_the_end, 1},
-        {"answers_of_a_cancel_do_not_matter", answers_of_a_cancel_do_not_matter, ANSWERS},
-        {"an_answer_is_not_asked_for_twice", an_answer_is_not_asked_for_twice, ENOUGH_ANSWERS},
-        {"answers_come_in_any_order", answers_come_in_any_order, 1},
-        {"lost_cancels_are_repeated", lost_cancels_are_repeated, 2},
-        {"never_let_go", never_let_go, 1},
-        {"destroy_waits_once", destroy_waits_once, 2},
-        {"stopping_loses_nothing", stopping_loses_nothing, 1},
-    };
-    for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
-        TCase *tcase = tcase_create(tests[i].name);
-        tcase_set_timeout(tcase, 300);
-        tcase_add_checked_fixture(tcase, test_descriptors_note, test_descriptors_compare);
-        tcase_add_loop_test(tcase, tests[i].test, 0, tests[i].count);
-        suite_add_tcase(suite, tcase);
-    }
+    RIG_ADD_COUNTED(suite, closing_waits_for_the_last_completion, 1);
+    RIG_ADD_COUNTED(suite, peer_sees_the_end, 1);
+    RIG_ADD_COUNTED(suite, answers_of_a_cancel_do_not_matter, ANSWERS);
+    RIG_ADD_COUNTED(suite, an_answer_is_not_asked_for_twice, ENOUGH_ANSWERS);
+    RIG_ADD_COUNTED(suite, answers_come_in_any_order, 1);
+    RIG_ADD_COUNTED(suite, lost_cancels_are_repeated, 2);
+    RIG_ADD_COUNTED(suite, never_let_go, 1);
+    RIG_ADD_COUNTED(suite, destroy_waits_once, 2);
+    RIG_ADD_COUNTED(suite, stopping_loses_nothing, 1);
     return test_run(suite);
 }
 #endif

@@ -440,29 +440,16 @@ int
 main(void)
 {
     Suite *suite = suite_create("kernel: receive");
-    const struct {
-        const char *name;
-        const TTest *test;
-        int count;
-    } tests[] = {
-        {"end_meets_an_empty_ring", end_meets_an_empty_ring, 2},
-        {"each_completion_may_be_the_last", each_completion_may_be_the_last, 1},
-        {"queue_of_completions_overflows", queue_of_completions_overflows, 1},
-        {"refusals_are_asked_again", refusals_are_asked_again, 1},
-        {"buffers_come_back_with_errors", buffers_come_back_with_errors, ODD_RESULTS},
-        {"limits_are_refused", limits_are_refused, 1},
-        {"limits_are_ignored", limits_are_ignored, 1},
-        {"never_two_receives", never_two_receives, 1},
-        {"an_end_told_twice_is_one", an_end_told_twice_is_one, 1},
-        {"end_in_the_same_wait", end_in_the_same_wait, 1},
-    };
-    for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
-        TCase *tcase = tcase_create(tests[i].name);
-        tcase_set_timeout(tcase, 300);
-        tcase_add_checked_fixture(tcase, test_descriptors_note, test_descriptors_compare);
-        tcase_add_loop_test(tcase, tests[i].test, 0, tests[i].count);
-        suite_add_tcase(suite, tcase);
-    }
+    RIG_ADD_COUNTED(suite, end_meets_an_empty_ring, 2);
+    RIG_ADD_COUNTED(suite, each_completion_may_be_the_last, 1);
+    RIG_ADD_COUNTED(suite, queue_of_completions_overflows, 1);
+    RIG_ADD_COUNTED(suite, refusals_are_asked_again, 1);
+    RIG_ADD_COUNTED(suite, buffers_come_back_with_errors, ODD_RESULTS);
+    RIG_ADD_COUNTED(suite, limits_are_refused, 1);
+    RIG_ADD_COUNTED(suite, limits_are_ignored, 1);
+    RIG_ADD_COUNTED(suite, never_two_receives, 1);
+    RIG_ADD_COUNTED(suite, an_end_told_twice_is_one, 1);
+    RIG_ADD_COUNTED(suite, end_in_the_same_wait, 1);
     return test_run(suite);
 }
 #endif

@@ -410,28 +410,15 @@ int
 main(void)
 {
     Suite *suite = suite_create("kernel: ring");
-    const struct {
-        const char *name;
-        const TTest *test;
-        int count;
-    } tests[] = {
-        {"every_wait_ends", every_wait_ends, 1},
-        {"lost_wake_ups", lost_wake_ups, 1},
-        {"busy_is_asked_again", busy_is_asked_again, 1},
-        {"queue_is_long_enough", queue_is_long_enough, 1},
-        {"old_kernels", old_kernels, 8},
-        {"refusals_fall_back", refusals_fall_back, 1},
-        {"nonsense_is_ignored", nonsense_is_ignored, 1},
-        {"buffers_for_nobody_come_back", buffers_for_nobody_come_back, 2},
-        {"child_has_no_ring", child_has_no_ring, 1},
-    };
-    for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
-        TCase *tcase = tcase_create(tests[i].name);
-        tcase_set_timeout(tcase, 300);
-        tcase_add_checked_fixture(tcase, test_descriptors_note, test_descriptors_compare);
-        tcase_add_loop_test(tcase, tests[i].test, 0, tests[i].count);
-        suite_add_tcase(suite, tcase);
-    }
+    RIG_ADD_COUNTED(suite, every_wait_ends, 1);
+    RIG_ADD_COUNTED(suite, lost_wake_ups, 1);
+    RIG_ADD_COUNTED(suite, busy_is_asked_again, 1);
+    RIG_ADD_COUNTED(suite, queue_is_long_enough, 1);
+    RIG_ADD_COUNTED(suite, old_kernels, 8);
+    RIG_ADD_COUNTED(suite, refusals_fall_back, 1);
+    RIG_ADD_COUNTED(suite, nonsense_is_ignored, 1);
+    RIG_ADD_COUNTED(suite, buffers_for_nobody_come_back, 2);
+    RIG_ADD_COUNTED(suite, child_has_no_ring, 1);
     return test_run(suite);
 }
 #endif

@@ -60,25 +60,6 @@ far_clients(const struct rig *rig, int *clients, unsigned count)
         clients[i] = far_client(rig);
 }
 
-/** How many of them have been told to go. Those are closed, and their places become -1. */
-static unsigned
-count_refused(int *clients, unsigned count)
-{
-    unsigned refused = 0;
-    for (unsigned i = 0; i < count; i++) {
-        char byte;
-        const intptr_t got = clients[i] < 0 ? 0 : rig_read(clients[i], &byte, 1);
-        if (got == -EAGAIN)
-            continue;
-        ck_assert_msg(got == 0 || got == -ECONNRESET, "read: %ld", (long)got);
-        refused++;
-        if (clients[i] >= 0)
-            ck_assert_int_eq(close(clients[i]), 0);
-        clients[i] = -1;
-    }
-    return refused;
-}
-
 /** Each of those inside gets its byte back. Returns how many there are. */
 static unsigned
 count_served(const struct rig *rig, const int *clients, unsigned count)
@@ -137,7 +118,7 @@ live_without_descriptors(const char *engine)
     const rlim_t usual = CLIENTS_FROM + 100;
     ck_assert(limit_descriptors(limit_for(ROOM)));
 
-    RIG_UNTIL(&rig, count_refused(clients, NEWCOMERS) == NEWCOMERS - ROOM, 100);
+    RIG_UNTIL(&rig, rig_count_refused(clients, NEWCOMERS) == NEWCOMERS - ROOM, 100);
     ck_assert_uint_eq(rig_stats(&rig).accepted, ROOM);
     ck_assert_uint_eq(rig_stats(&rig).refused_limit, NEWCOMERS - ROOM);
     ck_assert_uint_ge(rig_stats(&rig).accept_errors, 1);
@@ -151,7 +132,7 @@ live_without_descriptors(const char *engine)
         far_clients(&rig, more, 3);
         ck_assert(limit_descriptors(limit_for(0)));
         const struct berth_loop_stats before = rig_stats(&rig);
-        RIG_UNTIL(&rig, count_refused(more, 3) == 3, 100);
+        RIG_UNTIL(&rig, rig_count_refused(more, 3) == 3, 100);
         ck_assert_uint_le(rig_stats(&rig).syscalls - before.syscalls, 100);
         ck_assert_uint_eq(count_served(&rig, clients, NEWCOMERS), ROOM);
     }
@@ -227,7 +208,7 @@ START_TEST(descriptors_past_the_table)
     while (taken[taken_count++] < SLOTS - ROOM - 1);
     (void)rig_turn(&rig, 0);
 
-    RIG_UNTIL(&rig, count_refused(clients, NEWCOMERS) == NEWCOMERS - ROOM, 100);
+    RIG_UNTIL(&rig, rig_count_refused(clients, NEWCOMERS) == NEWCOMERS - ROOM, 100);
     ck_assert_uint_eq(rig_stats(&rig).accepted, ROOM);
     ck_assert_uint_eq(rig_stats(&rig).refused_limit, NEWCOMERS - ROOM);
     ck_assert_uint_eq(count_served(&rig, clients, NEWCOMERS), ROOM);
