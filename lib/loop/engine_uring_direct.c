@@ -192,8 +192,9 @@ run_now(struct berth_loop *loop, const struct io_uring_sqe *request)
         IO_URING_READ_ONCE(*ring->sq.kflags) & IORING_SQ_CQ_OVERFLOW)
         return -EAGAIN;
     struct io_uring_sqe *submission = io_uring_get_sqe(ring);
+    const berth_token token = berth_token_with_op(loop->wake_token, OP_TABLE);
     *submission = *request;
-    submission->user_data = berth_token_with_op(loop->wake_token, OP_TABLE);
+    submission->user_data = token;
     uring_submit(loop);
     if (io_uring_sq_ready(ring) > 0) {
         submission->opcode = IORING_OP_NOP; /* it will be submitted, but not after its time */
@@ -203,7 +204,7 @@ run_now(struct berth_loop *loop, const struct io_uring_sqe *request)
     for (unsigned i = io_uring_cq_ready(ring); i > before; i--) {
         const struct io_uring_cqe *completion =
             &ring->cq.cqes[(*ring->cq.khead + i - 1) & *ring->cq.kring_mask];
-        if (completion->user_data == submission->user_data)
+        if (completion->user_data == token)
             return completion->res;
     }
     return -EAGAIN; /* an operation that never waits has waited: no kernel does that */
