@@ -9,9 +9,11 @@
  *   a cancel's own answer means nothing                      answers_of_a_cancel_do_not_matter
  *   ... but that it has been asked                           an_answer_is_not_asked_for_twice
  *   ... it may come before or after what it cancelled        answers_come_in_any_order
- *   ... or never, or what it cancels does not end            lost_cancels_are_repeated,
- * never_let_go what is pending stays in the socket                      stopping_loses_nothing and
- * when the loop is destroyed meanwhile                 destroy_waits_once
+ *   ... or never, or what it cancels does not end            lost_cancels_are_repeated
+ *   ... or does not end at all                               never_let_go
+ *   what is pending stays in the socket                      stopping_loses_nothing
+ *   ... and when the loop is destroyed meanwhile             destroy_waits_once
+ *   whatever ends last lets a connection leave               a_look_that_ends_last_lets_it_leave
  *
  * SPDX-License-Identifier: MIT
  */
@@ -19,6 +21,8 @@
 #include "loop/crowd.h"
 
 #ifdef BERTH_HAVE_LIBURING
+
+#include "berth/loop_cross.h"
 
 #define URING_OR_RETURN()                                                                          \
     if (!rig_has("uring"))                                                                         \
@@ -424,10 +428,72 @@ START_TEST(stopping_loses_nothing)
 }
 END_TEST
 
+/* ---- leaving -------------------------------------------------------------------------------- */
+
+/** The operation byte of looks for errors, once one has been seen. */
+static unsigned look_op;
+
+static void
+note_looks(struct io_uring_sqe *submission)
+{
+    if (submission->opcode == IORING_OP_RECV && submission->msg_flags & MSG_PEEK)
+        look_op = berth_token_op(submission->user_data);
+}
+
+static void
+hold_looks(const struct io_uring_cqe *completion)
+{
+    if (look_op != 0 && berth_token_op(completion->user_data) == look_op)
+        hold(completion);
+    else
+        pass(completion);
+}
+
+static int detached_fd;
+
+static void
+on_detached(struct berth_conn *conn, int fd, void *arg)
+{
+    struct member *member = arg;
+    (void)conn;
+    ck_assert_uint_eq(member->closes++, 0); /* this comes in place of it */
+    crowd.closed++;
+    detached_fd = fd;
+}
+
+/** With direct descriptors a look for errors is an operation, and nothing waits for it but this. */
+START_TEST(a_look_that_ends_last_lets_it_leave)
+{
+    if (!rig_has("uring-direct"))
+        return;
+    between_begin();
+    between.on_submission = note_looks;
+    between.on_completion = hold_looks;
+    held_count = look_op = 0;
+    detached_fd = -1;
+    crowd_prepare("uring-direct");
+    crowd_begin(1);
+    struct member *member = &crowd.members[0];
+    (void)crowd_write(member, 100);
+    RIG_UNTIL(&crowd.rig, held_count == 1, 20);
+    ck_assert_int_eq(berth_conn_detach(crowd_conn(member), on_detached, member), 0);
+    for (unsigned i = 0; i < 5; i++)
+        (void)rig_turn(&crowd.rig, 0);
+    ck_assert_int_eq(detached_fd, -1); /* the kernel has something of it still */
+    let_go();
+    between.on_completion = NULL;
+    RIG_UNTIL(&crowd.rig, detached_fd >= 0, 20);
+    ck_assert_uint_eq(member->received, 100);
+    ck_assert_int_eq(close(detached_fd), 0);
+    end_between();
+}
+END_TEST
+
 int
 main(void)
 {
     Suite *suite = suite_create("kernel: cancel");
+    RIG_ADD_COUNTED(suite, a_look_that_ends_last_lets_it_leave, 1);
     RIG_ADD_COUNTED(suite, closing_waits_for_the_last_completion, 1);
     RIG_ADD_COUNTED(suite, peer_sees_the_end, 1);
     RIG_ADD_COUNTED(suite, answers_of_a_cancel_do_not_matter, ANSWERS);
