@@ -25,8 +25,9 @@ stream_berth_count(struct berth_loop *loop, enum berth_copy_direction direction,
     counters->turns = stats.turns;
     counters->enobufs = stats.enobufs;
     counters->settled_bytes = receives ? copies.received : copies.sent;
-    counters->copied_bytes =
-        (uint64_t)(berth_copy_factor(&copies, direction) * (double)counters->settled_bytes + 0.5);
+    counters->copied_bytes = (uint64_t)(berth_copy_factor(&copies, direction, BERTH_COPY_HIGH) *
+                                            (double)counters->settled_bytes +
+                                        0.5);
     if (!receives)
         counters->received_bytes = stats.sent_bytes; /* of the side that is measured */
 }

@@ -271,10 +271,23 @@ report_print(struct berth_loop *loop)
                                               "lookups",
                                               "ghosts",
                                               "rebuilds"};
-    static const char *const copies_names[] = {
-        "received",         "received_kernel",      "received_pullup",
-        "received_compact", "received_application", "sent",
-        "sent_kernel",      "sent_gather",          "sent_application"};
+    static const char *const copies_names[] = {"received",
+                                               "received_kernel",
+                                               "received_mapped",
+                                               "received_direct",
+                                               "received_spliced",
+                                               "received_pullup",
+                                               "received_compact",
+                                               "received_application",
+                                               "sent",
+                                               "sent_kernel",
+                                               "sent_file",
+                                               "sent_spliced",
+                                               "sent_zerocopy",
+                                               "sent_in_place",
+                                               "sent_copied_anyway",
+                                               "sent_gather",
+                                               "sent_application"};
     _Static_assert(sizeof(stats_names) / sizeof(char *) ==
                        sizeof(struct berth_loop_stats) / sizeof(uint64_t),
                    "a name each");

@@ -121,7 +121,7 @@ struct berth_loop_options {
     const char *features; /**< what to do with and without, on uring: "-bundles,+limits"; NULL: all
                                that this kernel is found to do right. See below */
     uint32_t conns_max;   /**< descriptors below this number can be connections: see slots_max */
-    uint32_t cold_bytes; /**< of your own cold record per connection: berth_conn_cold; 0 to 3,776 */
+    uint32_t cold_bytes; /**< of your own cold record per connection: berth_conn_cold; 0 to 3,584 */
     uint32_t receive_buffers; /**< 4 KiB buffers posted to the kernel at most (uring): 16 to 32,768,
                                  rounded up to a power of two; default 4,096. 256 are posted to
                                  begin with, twice as many whenever a receive found none */
@@ -150,7 +150,7 @@ struct berth_loop_options {
     enum berth_huge_pages huge_pages;      /**< of the table */
 };
 
-#define BERTH_LOOP_ABI ((uint32_t)(0xbe060000u | (sizeof(void *) == 8)))
+#define BERTH_LOOP_ABI ((uint32_t)(0xbe070000u | (sizeof(void *) == 8)))
 
 /*
  * Features. The first io_uring loop of a process tries what this kernel's receives can do, in a few

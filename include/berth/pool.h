@@ -196,6 +196,18 @@ BERTH_API BERTH_NODISCARD int berth_wrap(struct berth_pool *pool, void *data, si
                                          berth_free_fn free_fn, void *context,
                                          struct berth_lease *lease);
 
+/**
+ * Lends memory that is not the pool's, as berth_pool_lend lends a buffer of it: pages that the
+ * kernel has mapped, say. It can be retained, sliced and sent like any other; it is read-only if
+ * the driver's handlers are told so. When the callback has returned, berth_pool_settle it, which
+ * then answers 0; `free_fn` is called (on the owner's thread) when nobody holds any of it: in that
+ * settle at the earliest. It counts among the pieces of berth_wrap.
+ * @return 0; -EINVAL: NULL, nothing, or over 4 GiB - 1; -ENOBUFS. Since 0.1.
+ */
+BERTH_API BERTH_NODISCARD int berth_pool_lend_wrapped(struct berth_pool *pool, void *data,
+                                                      size_t length, berth_free_fn free_fn,
+                                                      void *context, struct berth_span *span);
+
 /* ---- chains ------------------------------------------------------------------------------ */
 
 /** A sequence of leases, in caller's storage; all-zero is empty. Owns the leases in it. */

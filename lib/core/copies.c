@@ -9,17 +9,32 @@
 #include <stddef.h>
 
 double
-berth_copy_factor(const struct berth_copies *copies, enum berth_copy_direction direction)
+berth_copy_factor(const struct berth_copies *copies, enum berth_copy_direction direction,
+                  enum berth_copy_bound bound)
 {
     BERTH_ASSERT(copies != NULL);
     BERTH_ASSERT(direction == BERTH_COPY_RECEIVE || direction == BERTH_COPY_SEND);
     const int receive = direction == BERTH_COPY_RECEIVE;
     const uint64_t moved = receive ? copies->received : copies->sent;
-    const uint64_t copied =
-        receive ? copies->received_kernel + copies->received_pullup + copies->received_compact +
-                      copies->received_application
-                : copies->sent_kernel + copies->sent_gather + copies->sent_application;
+    uint64_t copied = receive
+                          ? copies->received_kernel + copies->received_pullup +
+                                copies->received_compact + copies->received_application
+                          : copies->sent_kernel + copies->sent_gather + copies->sent_application;
+    if (!receive && bound == BERTH_COPY_HIGH)
+        copied += copies->sent_zerocopy - copies->sent_in_place;
     return moved == 0 ? 0.0 : (double)copied / (double)moved;
+}
+
+BERTH_STATIC_ASSERT(sizeof(struct berth_copies) % sizeof(uint64_t) == 0, "nothing but counters");
+
+void
+berth_copies_add(struct berth_copies *sum, const struct berth_copies *more)
+{
+    BERTH_ASSERT(sum != NULL && more != NULL);
+    uint64_t *to = &sum->received;
+    const uint64_t *from = &more->received;
+    for (size_t i = 0; i < sizeof(*sum) / sizeof(*to); i++)
+        to[i] += from[i];
 }
 
 void

@@ -94,13 +94,11 @@ reference_add(struct berth_pool *pool, uint32_t buffer, struct buffer_meta *meta
 
 /** Tries to copy a small piece out of a big buffer. Nonzero: it stays where it is. */
 static int
-piece_move(struct berth_pool *pool, const unsigned char *piece, uint32_t length,
-           unsigned size_class, const void *site, struct berth_lease *lease)
+piece_move(struct berth_pool *pool, const unsigned char *piece, uint32_t length, size_t root,
+           const void *site, struct berth_lease *lease)
 {
-    if (length >= (UINT32_C(1) << berth_pool_shifts[size_class]) / 8)
-        return -EMSGSIZE;
     const int smaller = berth_class_for(length);
-    if (smaller >= (int)size_class)
+    if (length >= root / 8 || smaller < 0 || (size_t)1 << berth_pool_shifts[smaller] >= root)
         return -EMSGSIZE;
     const int error = lease_take(pool, (unsigned)smaller, BERTH_FOR_NEW, site, lease);
     if (error != 0)
@@ -122,15 +120,14 @@ berth_retain(struct berth_pool *pool, const struct berth_span *span, uint32_t of
         return berth_pool_illegal(pool);
 
     struct buffer_meta *meta = &pool->metas[span->buffer];
-    const struct slab *slab = pool_slab_of(pool, span->buffer);
-    const uintptr_t start = (uintptr_t)pool_slab_data(slab, span->buffer);
+    const uintptr_t start = (uintptr_t)root_data(pool, span->buffer);
     const uintptr_t begin = (uintptr_t)span->data;
     if (begin < start || begin + span->length > start + meta->length)
         return -EINVAL;
     const void *site = __builtin_return_address(0);
     const unsigned char *piece = (const unsigned char *)span->data + offset;
     if ((flags & BERTH_MAY_COPY) != 0 &&
-        piece_move(pool, piece, length, slab->size_class, site, lease) == 0)
+        piece_move(pool, piece, length, root_bytes(pool, span->buffer), site, lease) == 0)
         return 0;
 
     const int error = reference_add(pool, span->buffer, meta, site);
@@ -314,6 +311,10 @@ berth_pool_settle(struct berth_pool *pool, uint32_t buffer)
         return 0;
     }
     const struct slab *slab = pool_slab_of(pool, buffer);
+    if (BERTH_UNLIKELY(slab->size_class == CLASS_WRAPPED)) {
+        pool_free(pool, buffer, meta); /* memory that was lent and is nobody's: not ours either */
+        return 0;
+    }
     unsigned char *data = pool_slab_data(slab, buffer);
     if (BERTH_UNLIKELY(slab->wipe))
         pool_wipe(data, meta->length);

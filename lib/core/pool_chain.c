@@ -36,6 +36,31 @@ wrap_carve(struct berth_pool *pool)
     return buffer + 1;
 }
 
+/** A record for foreign memory, in that state and with so many references. */
+static struct buffer_meta *
+wrap_take(struct berth_pool *pool, const struct wrapped *what, enum buffer_state state,
+          uint32_t references, uint32_t *buffer)
+{
+    uint32_t link = pool->wrap_free;
+    if (link != 0)
+        pool->wrap_free = pool->metas[link - 1].next;
+    else if ((link = wrap_carve(pool)) == 0) {
+        pool->stats.refused++;
+        return NULL;
+    }
+    *buffer = link - 1;
+    struct buffer_meta *meta = &pool->metas[*buffer];
+    BERTH_ASSERT(meta->stage == STATE_FREE && meta->references == 0);
+    *pool_wrapped_of(pool, *buffer) = *what;
+    meta->stage = state;
+    meta->references = references;
+    meta->length = what->length;
+    pool_slab_of(pool, *buffer)->outstanding++;
+    if (++pool->stats.outstanding > pool->stats.outstanding_max)
+        pool->stats.outstanding_max = pool->stats.outstanding;
+    return meta;
+}
+
 int
 berth_wrap(struct berth_pool *pool, void *data, size_t length, berth_free_fn free_fn, void *context,
            struct berth_lease *lease)
@@ -43,27 +68,32 @@ berth_wrap(struct berth_pool *pool, void *data, size_t length, berth_free_fn fre
     if (pool == NULL || data == NULL || lease == NULL || length == 0 || length > UINT32_MAX)
         return -EINVAL;
     BERTH_CHECK(pool_is_owner(pool));
-    uint32_t link = pool->wrap_free;
-    if (link != 0)
-        pool->wrap_free = pool->metas[link - 1].next;
-    else if ((link = wrap_carve(pool)) == 0) {
-        pool->stats.refused++;
-        return -ENOBUFS;
-    }
-    const uint32_t buffer = link - 1;
-    struct buffer_meta *meta = &pool->metas[buffer];
-    BERTH_ASSERT(meta->stage == STATE_FREE && meta->references == 0);
-    *pool_wrapped_of(pool, buffer) = (struct wrapped){
+    const struct wrapped what = {
         .data = data, .free_fn = free_fn, .context = context, .length = (uint32_t)length};
-    meta->stage = STATE_LEASED;
-    meta->references = 1;
-    meta->length = (uint32_t)length;
-    pool_slab_of(pool, buffer)->outstanding++;
-    if (++pool->stats.outstanding > pool->stats.outstanding_max)
-        pool->stats.outstanding_max = pool->stats.outstanding;
+    uint32_t buffer;
+    const struct buffer_meta *meta = wrap_take(pool, &what, STATE_LEASED, 1, &buffer);
+    if (meta == NULL)
+        return -ENOBUFS;
     pool_trace(pool, buffer, __builtin_return_address(0));
     *lease = (struct berth_lease){
         .buffer = buffer, .generation = meta->generation, .offset = 0, .length = (uint32_t)length};
+    return 0;
+}
+
+int
+berth_pool_lend_wrapped(struct berth_pool *pool, void *data, size_t length, berth_free_fn free_fn,
+                        void *context, struct berth_span *span)
+{
+    if (pool == NULL || data == NULL || span == NULL || length == 0 || length > UINT32_MAX)
+        return -EINVAL;
+    BERTH_CHECK(pool_is_owner(pool));
+    const struct wrapped what = {
+        .data = data, .free_fn = free_fn, .context = context, .length = (uint32_t)length};
+    uint32_t buffer;
+    if (wrap_take(pool, &what, STATE_BORROWED, 0, &buffer) == NULL)
+        return -ENOBUFS;
+    pool_trace(pool, buffer, __builtin_return_address(0));
+    *span = (struct berth_span){.data = data, .length = (uint32_t)length, .buffer = buffer};
     return 0;
 }
 

@@ -68,11 +68,6 @@ berth_loop_copies_get(const struct berth_loop *loop, struct berth_copies *copies
 {
     if (loop == NULL || copies == NULL)
         return;
-    const struct berth_copies *pool = berth_pool_copies(loop->pool);
     *copies = loop->copies;
-    copies->received_pullup += pool->received_pullup;
-    copies->received_compact += pool->received_compact;
-    copies->received_application += pool->received_application;
-    copies->sent_gather += pool->sent_gather;
-    copies->sent_application += pool->sent_application;
+    berth_copies_add(copies, berth_pool_copies(loop->pool));
 }

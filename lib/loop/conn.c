@@ -91,8 +91,8 @@ conn_open(struct berth_loop *loop, struct berth_slot *slot)
     if (slot->class_id == CLASS_OWN)
         timeouts_opened(loop, slot);
     BERTH_PROBE_CONN(conn__open, slot);
-    if (loop->conn_stats)
-        slot_cold(loop, slot)->stats.opened_ms = loop_now_ms();
+    if (loop->counts_at != 0)
+        conn_counts(loop, slot)->stats.opened_ms = loop_now_ms();
     if (handlers->open != NULL && handlers->open(as_conn(slot), conn_context(loop, slot)) != 0) {
         loop->stats.refused_open++;
         BERTH_PROBE(accept__refused, slot->index, 0);
@@ -148,9 +148,11 @@ static BERTH_COLD void
 deliver_counted(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *spans,
                 unsigned n, size_t bytes)
 {
-    struct conn_cold *cold = slot_cold(loop, slot);
-    cold->stats.receives++;
-    cold->stats.received_bytes += bytes;
+    struct conn_counts *counts = conn_counts(loop, slot);
+    counts->stats.receives++;
+    counts->stats.received_bytes += bytes;
+    counts->copies.received += bytes;
+    counts->copies.received_kernel += bytes;
     deliver(loop, slot, spans, n, bytes);
 }
 
@@ -158,7 +160,7 @@ void
 conn_deliver(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *spans,
              unsigned n, size_t bytes)
 {
-    if (BERTH_UNLIKELY(loop->conn_stats))
+    if (BERTH_UNLIKELY(loop->counts_at != 0))
         deliver_counted(loop, slot, spans, n, bytes);
     else
         deliver(loop, slot, spans, n, bytes);

@@ -190,8 +190,8 @@ berth_conn_stats_get(const struct berth_conn *conn, struct berth_conn_stats *sta
     if (slot == NULL || stats == NULL)
         return -EINVAL;
     const struct berth_loop *loop = slot_loop(slot);
-    if (!loop->conn_stats)
+    if (loop->counts_at == 0)
         return -ENOTSUP;
-    *stats = slot_cold(loop, slot)->stats;
+    *stats = conn_counts(loop, slot)->stats;
     return 0;
 }

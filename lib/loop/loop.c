@@ -54,9 +54,9 @@ options_check(const struct berth_loop_options *options)
 {
     if (options->abi != BERTH_LOOP_ABI)
         return -EPROTO;
-    if (options->cold_bytes > BERTH_TABLE_COLD_BYTES_MAX - CONN_COLD_BYTES ||
-        options->receive_buffers < 16 || options->receive_buffers > 32768 ||
-        options->events_max < 16 || options->events_max > 8192 || options->fairness_bytes < 4096 ||
+    if (options->cold_bytes > CONN_COLD_USER_MAX || options->receive_buffers < 16 ||
+        options->receive_buffers > 32768 || options->events_max < 16 ||
+        options->events_max > 8192 || options->fairness_bytes < 4096 ||
         options->send_max_bytes == 0 || options->send_low_bytes >= options->send_high_bytes ||
         options->send_high_bytes > options->send_max_bytes ||
         options->connect_timeout_ms > BERTH_TIMEOUT_MS_MAX ||
@@ -125,6 +125,10 @@ create_table(struct berth_loop *loop)
     berth_table_options_init(&table);
     table.slots_max = loop->options.conns_max;
     table.cold_bytes = CONN_COLD_BYTES + loop->options.cold_bytes;
+    if (loop->options.conn_stats) {
+        loop->counts_at = (table.cold_bytes + 7) & ~7u;
+        table.cold_bytes = loop->counts_at + CONN_COUNTS_BYTES;
+    }
     table.index_mode = loop->direct ? BERTH_INDEX_DIRECT : BERTH_INDEX_FD;
     table.huge_pages = loop->options.huge_pages;
     const int error = berth_table_init(loop->table, &table);
@@ -300,7 +304,6 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
         loop->options.idle_park_ms = 0;
     if ((wishes.on | wishes.off) & FEATURE_DIRECT)
         loop->options.direct_descriptors = (wishes.on & FEATURE_DIRECT) != 0;
-    loop->conn_stats = options.conn_stats != 0;
     loop->wake_fd = loop->reserve_fd = -1;
     wheel_init(&loop->timers, loop_time(loop));
     error = register_loop(loop);

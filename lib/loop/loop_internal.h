@@ -77,12 +77,25 @@ struct conn_cold {
     uint8_t was_nonblocking;    /**< O_NONBLOCK was set when it was adopted */
     berth_detached_fn detached; /**< the connection is leaving (with CONN_CREDIT): whom to tell */
     void *detached_arg;
-    int32_t leaving_fd;            /**< it can go, with this */
-    struct berth_conn_stats stats; /**< with the option conn_stats */
-    unsigned char unused[44];
+    int32_t leaving_fd; /**< it can go, with this */
+    unsigned char unused[52];
 };
-#define CONN_COLD_BYTES 320
-BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "five cache lines");
+#define CONN_COLD_BYTES 256
+BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "four cache lines");
+
+/** What is counted for one connection, behind the user's cold record: with the option conn_stats.
+ */
+struct conn_counts {
+    struct berth_conn_stats stats;
+    struct berth_copies copies;
+};
+#define CONN_COUNTS_BYTES ((uint32_t)sizeof(struct conn_counts))
+
+/** What loop.h allows of options.cold_bytes. */
+#define CONN_COLD_USER_MAX 3584
+BERTH_STATIC_ASSERT(CONN_COLD_BYTES + CONN_COLD_USER_MAX + sizeof(struct conn_counts) <=
+                        BERTH_TABLE_COLD_BYTES_MAX,
+                    "all parts fit the table's records");
 
 /** Who serves the connections of a class: a listener's, or (class 0) each connection's own. */
 struct conn_class {
@@ -124,7 +137,7 @@ struct berth_loop {
     struct berth_span *lent;    /**< what its callback was lent, if it may be sent unretained */
     int flush_due;              /**< it has queued something, and nothing else is due */
     int lent_used;              /**< some of it was queued unretained */
-    int conn_stats;             /**< options.conn_stats */
+    uint32_t counts_at;         /**< of conn_counts, from the cold record on; 0: nobody counts */
     struct send_nodes nodes;
     struct batch batch;
     struct berth_loop_stats stats;
@@ -252,11 +265,27 @@ conn_context(const struct berth_loop *loop, const struct berth_slot *slot)
     return loop->classes[slot->class_id].ctx;
 }
 
+/** The counters of one connection, if the loop counts for each. */
+static inline struct conn_counts *
+conn_counts(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    BERTH_ASSERT(loop->counts_at != 0);
+    return (struct conn_counts *)(void *)((unsigned char *)slot_cold(loop, slot) + loop->counts_at);
+}
+
 /** Counts for one connection, if the loop does: one test of what every event has loaded. */
 #define CONN_COUNT(loop, slot, counter, amount)                                                    \
     do {                                                                                           \
-        if (BERTH_UNLIKELY((loop)->conn_stats))                                                    \
-            slot_cold((loop), (slot))->stats.counter += (amount);                                  \
+        if (BERTH_UNLIKELY((loop)->counts_at != 0))                                                \
+            conn_counts((loop), (slot))->stats.counter += (amount);                                \
+    } while (0)
+
+/** Enters bytes in the copy ledger: the loop's, and the connection's own if there is one. */
+#define CONN_COPIES(loop, slot, counter, amount)                                                   \
+    do {                                                                                           \
+        (loop)->copies.counter += (amount);                                                        \
+        if (BERTH_UNLIKELY((loop)->counts_at != 0))                                                \
+            conn_counts((loop), (slot))->copies.counter += (amount);                               \
     } while (0)
 
 /** Milliseconds of a clock that never goes back, read now. */

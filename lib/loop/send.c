@@ -256,6 +256,16 @@ berth_send_chain(struct berth_conn *conn, struct berth_chain *chain)
     return 0;
 }
 
+/** Copies into a buffer of the queue, and says so in the ledger. */
+static void
+gather(struct berth_loop *loop, const struct berth_slot *slot, void *to, const void *from,
+       size_t bytes)
+{
+    berth_copy(&loop->copies.sent_gather, to, from, bytes);
+    if (BERTH_UNLIKELY(loop->counts_at != 0))
+        conn_counts(loop, slot)->copies.sent_gather += bytes;
+}
+
 /** Copies what fits behind the last lease, if its buffer is the queue's own. Returns how much. */
 static size_t
 fill_tail(struct berth_loop *loop, struct berth_slot *slot, const void *data, size_t length)
@@ -269,7 +279,7 @@ fill_tail(struct berth_loop *loop, struct berth_slot *slot, const void *data, si
         return 0;
     unsigned char *end = (unsigned char *)berth_lease_data(loop->pool, tail->lease);
     BERTH_ASSERT(end != NULL);
-    berth_copy(&loop->copies.sent_gather, end + tail->lease.length, data, copied);
+    gather(loop, slot, end + tail->lease.length, data, copied);
     tail->lease.length += (uint32_t)copied;
     tail->room = (uint16_t)(tail->room - copied);
     head->bytes += (uint32_t)copied;
@@ -302,8 +312,7 @@ append_copies(struct berth_loop *loop, struct berth_slot *slot, const unsigned c
             return error;
         }
         lease.length = length < size ? (uint32_t)length : size;
-        berth_copy(&loop->copies.sent_gather, berth_lease_data(loop->pool, lease), data,
-                   lease.length);
+        gather(loop, slot, berth_lease_data(loop->pool, lease), data, lease.length);
         data += lease.length;
         length -= lease.length;
         error = berth_chain_append(loop->pool, &chain, lease);
@@ -335,7 +344,7 @@ append_copy(struct berth_loop *loop, struct berth_slot *slot, const void *data, 
     }
     const uint32_t room = lease.length - (uint32_t)length;
     lease.length = (uint32_t)length;
-    berth_copy(&loop->copies.sent_gather, berth_lease_data(loop->pool, lease), data, length);
+    gather(loop, slot, berth_lease_data(loop->pool, lease), data, length);
     append_node(loop, slot, node, lease, room);
     queued(loop, slot);
     return 0;
@@ -428,9 +437,9 @@ pop_head(struct berth_loop *loop, struct berth_slot *slot)
 static BERTH_COLD void
 count_send(const struct berth_loop *loop, const struct berth_slot *slot, size_t sent)
 {
-    struct conn_cold *cold = slot_cold(loop, slot);
-    cold->stats.sends++;
-    cold->stats.sent_bytes += sent;
+    struct conn_counts *counts = conn_counts(loop, slot);
+    counts->stats.sends++;
+    counts->stats.sent_bytes += sent;
 }
 
 void
@@ -442,10 +451,10 @@ send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
     loop->stats.sends++;
     BERTH_PROBE_CONN_WITH(send, slot, sent);
     loop->stats.sent_bytes += sent;
-    if (BERTH_UNLIKELY(loop->conn_stats))
+    if (BERTH_UNLIKELY(loop->counts_at != 0))
         count_send(loop, slot, sent);
-    loop->copies.sent += sent;
-    loop->copies.sent_kernel += sent;
+    CONN_COPIES(loop, slot, sent, sent);
+    CONN_COPIES(loop, slot, sent_kernel, sent);
     head->bytes -= (uint32_t)sent;
     while (sent > 0) {
         head = queue_head(loop, slot);

@@ -352,6 +352,64 @@ START_TEST(what_nobody_saw_of_a_part_is_wiped)
 }
 END_TEST
 
+/* ---- memory that is not the pool's ---------------------------------------------------------- */
+
+struct freed {
+    void *data;
+    size_t length;
+    unsigned count;
+};
+
+static void
+note_freed(void *data, size_t length, void *context)
+{
+    struct freed *freed = (struct freed *)context;
+    *freed = (struct freed){data, length, freed->count + 1};
+}
+
+START_TEST(lent_foreign_memory_goes_when_nobody_holds_it)
+{
+    struct berth_pool *pool = test_pool_make(8 * MIB);
+    static unsigned char memory[64 * 1024];
+    struct freed freed = {0};
+    struct berth_span span;
+    struct berth_lease kept, copied, slice;
+    for (size_t i = 0; i < sizeof(memory); i++)
+        memory[i] = (unsigned char)i;
+
+    ck_assert_int_eq(
+        berth_pool_lend_wrapped(pool, memory, sizeof(memory), note_freed, &freed, &span), 0);
+    ck_assert_ptr_eq(span.data, memory);
+    ck_assert_uint_eq(freed.count, 0);
+    ck_assert_int_eq(berth_pool_settle(pool, span.buffer), 0); /* nobody wanted it */
+    ck_assert_uint_eq(freed.count, 1);
+    ck_assert_ptr_eq(freed.data, memory);
+    ck_assert_uint_eq(freed.length, sizeof(memory));
+
+    ck_assert_int_eq(
+        berth_pool_lend_wrapped(pool, memory, sizeof(memory), note_freed, &freed, &span), 0);
+    ck_assert_int_eq(berth_retain(pool, &span, 5000, 3000, 0, &kept), 0);
+    ck_assert_int_eq(berth_retain(pool, &span, 17, 30, BERTH_MAY_COPY, &copied), 0);
+    ck_assert_uint_eq(berth_pool_copies(pool)->received_compact, 30);
+    ck_assert_int_eq(berth_pool_settle(pool, span.buffer), 0);
+    ck_assert_uint_eq(freed.count, 1);
+    ck_assert_ptr_eq(berth_lease_data(pool, kept), memory + 5000);
+    ck_assert_int_eq(memcmp(berth_lease_data(pool, copied), memory + 17, 30), 0);
+    ck_assert_int_eq(berth_slice(pool, kept, 1000, 2000, &slice), 0);
+    ck_assert_int_eq(berth_release(pool, kept), 0);
+    ck_assert_uint_eq(freed.count, 1);
+    ck_assert_int_eq(berth_release(pool, slice), 0);
+    ck_assert_uint_eq(freed.count, 2);
+    ck_assert_ptr_null(berth_lease_data(pool, slice));
+    ck_assert_int_eq(berth_release(pool, copied), 0);
+
+    ck_assert_int_eq(berth_pool_lend_wrapped(pool, NULL, 1, NULL, NULL, &span), -EINVAL);
+    ck_assert_int_eq(berth_pool_lend_wrapped(pool, memory, 0, NULL, NULL, &span), -EINVAL);
+    ck_assert_int_eq(berth_pool_lend_wrapped(pool, memory, 1, NULL, NULL, NULL), -EINVAL);
+    test_pool_end(pool);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -367,6 +425,7 @@ main(void)
     TEST_ADD(suite, parts_are_lent_while_the_kernel_goes_on);
     TEST_ADD(suite, parts_that_nobody_kept_are_posted_again);
     TEST_ADD(suite, what_nobody_saw_of_a_part_is_wiped);
+    TEST_ADD(suite, lent_foreign_memory_goes_when_nobody_holds_it);
     TEST_ADD(suite, sends_hold_their_buffer);
     TEST_ADD(suite, echo_sends_what_is_still_borrowed);
     TEST_ADD(suite, one_lease_to_very_many);
