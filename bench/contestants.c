@@ -24,6 +24,8 @@ contestants_choose(struct bench *bench, const struct bench_subject *like, bool b
         const struct server_kind *kind = &server_kinds[i];
         if (!(baseline && i == 0) && !bench_wants(bench, kind->name))
             continue;
+        if (kind->by_name && bench->options.variants == NULL)
+            continue;
         if (kind->missing != NULL) {
             if (!noted[i])
                 report_note(&bench->report, "%s was left out: %s", kind->name, kind->missing);

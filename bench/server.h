@@ -75,6 +75,8 @@ struct server_kind {
     bool direct;         /**< io_uring: with direct descriptors, or not at all */
     const char *missing; /**< what this build lacks to have it; then there is no `serve` */
     const char *command; /**< a program that the user brought, for /bin/sh: server_command.h */
+    uint32_t share;      /**< bytes of a turn for one connection (fairness_bytes); 0: as it comes */
+    bool by_name;        /**< compared only when --variants asks for it */
     bool library;        /**< serves on somebody's library, and explains which one */
 };
 

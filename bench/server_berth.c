@@ -78,6 +78,8 @@ server_berth_serve(struct server_control *control, const struct server_kind *kin
     berth_loop_options_init(&options);
     options.engine = kind->engine;
     options.direct_descriptors = kind->direct;
+    if (kind->share != 0)
+        options.fairness_bytes = kind->share;
     int error = berth_loop_create(&loop, &options);
     if (error != 0)
         return error;

@@ -60,6 +60,22 @@ const struct server_kind server_kinds[] = {
         .direct = true,
     },
     {
+        .name = "berth-epoll-4k",
+        .summary = "berth's loop on epoll, a connection's share of a turn being 4 KiB",
+        .serve = server_berth_serve,
+        .engine = "epoll",
+        .share = 4096,
+        .by_name = true,
+    },
+    {
+        .name = "berth-uring-4k",
+        .summary = "berth's loop on io_uring, a connection's share of a turn being 4 KiB",
+        ON_LIBURING(server_berth_serve),
+        .engine = "uring",
+        .share = 4096,
+        .by_name = true,
+    },
+    {
         .name = "plain-uring",
         .summary = "hand-written loop over io_uring",
         ON_LIBURING(rival_uring_serve),
