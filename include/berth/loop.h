@@ -33,6 +33,7 @@
 
 #include "berth/attr.h"
 #include "berth/copies.h"
+#include "berth/explain.h"
 #include "berth/pool.h"
 #include "berth/stats.h"
 #include "berth/table.h"

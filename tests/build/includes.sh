@@ -60,7 +60,11 @@ public_header()
     table_type) allow "$path" $(own table) ;;
     pool) allow "$path" $standard '<sys/uio.h>' $(own attr cacheline alloc copies stats token) ;;
     timer) allow "$path" $standard $(own attr) ;;
-    loop) allow "$path" $standard $(own attr cacheline copies pool stats table timer token) ;;
+    explain) allow "$path" $standard $(own attr copies) ;;
+    loop)
+        allow "$path" $standard \
+            $(own attr cacheline copies explain pool stats table timer token)
+        ;;
     loop_cross) allow "$path" $standard $(own attr loop token) ;;
     udp) allow "$path" $standard $(own attr loop pool table token) ;;
     *) fail "$path: no rule for this header in tests/build/includes.sh" ;;
