@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <berth.h>
+#include <berth/explain.h>
 
 #include "load.h"
 #include "machine.h"
@@ -49,6 +50,7 @@ struct demo {
     unsigned slice; /**< number of the slice that is running */
     char explain[1536];
     double copies_received, copies_sent;
+    struct berth_copies copies; /**< of all of berth's servers */
 };
 
 /* ---- progress -------------------------------------------------------------------------------- */
@@ -106,6 +108,7 @@ measure_slice(struct demo *demo, enum contestant who)
         memcpy(demo->explain, result.explain, sizeof demo->explain);
         demo->copies_received = result.last.copies_received;
         demo->copies_sent = result.last.copies_sent;
+        berth_copies_add(&demo->copies, &result.last.copies);
     }
     return 0;
 }
@@ -203,14 +206,31 @@ tell(const struct demo *demo, uint32_t idle)
         demo->conns, idle, MESSAGE_BYTES, demo->rounds);
 }
 
+/** Indented, and the text is used up. */
+static void
+tell_lines(char *text)
+{
+    for (char *line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n"))
+        printf("  %s\n", line);
+}
+
 static void
 tell_engine(const struct demo *demo)
 {
-    printf("\nWhat berth runs on here, and why:\n");
     char text[sizeof demo->explain];
+    printf("\nWhat berth runs on here, and why:\n");
     memcpy(text, demo->explain, sizeof text);
-    for (char *line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n"))
-        printf("  %s\n", line);
+    tell_lines(text);
+}
+
+/** Who moved the bytes of berth's servers. */
+static void
+tell_copies(const struct demo *demo)
+{
+    char text[1024];
+    printf("\nWho copied the bytes of berth's servers:\n");
+    berth_copies_explain(&demo->copies, text, sizeof text);
+    tell_lines(text);
 }
 
 /** Doubts a reader should know of. */
@@ -288,6 +308,7 @@ main(int argc, char **argv)
     if (error != 0)
         return failed("measuring idle connections", error);
     tell_engine(&demo);
+    tell_copies(&demo);
     tell(&demo, idle);
     tell_doubts(&demo);
     return EXIT_SUCCESS;

@@ -16,6 +16,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include <berth/copies.h>
+
 /** The longest a server sleeps without looking at its control page. */
 #define SERVER_WAIT_MS 10
 
@@ -42,6 +44,7 @@ struct server_counters {
     int64_t buffers_held;    /**< pool buffers neither free nor posted; -1: has no pool */
     double copies_received;  /**< copies per byte from the ledger; negative: keeps none */
     double copies_sent;
+    struct berth_copies copies; /**< all of that ledger */
     /* Of streams only (stream.h), for which received_bytes is what was received or sent. */
     uint64_t settled_bytes; /**< of which it is known by now whether the kernel copied them */
     uint64_t copied_bytes;  /**< of those: copied, as often as they were */

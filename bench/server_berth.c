@@ -50,6 +50,7 @@ counters_fill(struct berth_loop *loop, struct server_counters *counters)
     counters->enobufs = stats.enobufs;
     counters->parked = stats.demotions - stats.promotions; /* none of those has closed */
     counters->buffers_held = (int64_t)outstanding - posted;
+    counters->copies = copies;
     counters->copies_received = berth_copy_factor(&copies, BERTH_COPY_RECEIVE, BERTH_COPY_HIGH);
     counters->copies_sent = berth_copy_factor(&copies, BERTH_COPY_SEND, BERTH_COPY_HIGH);
 }

@@ -1,7 +1,8 @@
 /*
  * The echo server on several threads: each has a loop, a table and a pool of its own, and listens
  * on the same address; the kernel deals the newcomers out (options.reuse_port). The threads share
- * nothing. The first loop is told of SIGTERM and SIGINT, and stops them all.
+ * nothing. The first loop is told of SIGTERM and SIGINT, and stops them all; on SIGUSR1 it sends a
+ * sheet round the loops, on which each enters what it has received and sent, and who copied it.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -18,6 +19,7 @@
 
 #define THREADS_MAX 64
 #define STATUS_USAGE 2
+#define TEXT_BYTES_MAX 1024 /* of berth_copies_explain */
 
 static struct worker {
     pthread_t thread;
@@ -59,6 +61,54 @@ stop_all(struct berth_loop *loop, int number, void *context)
     for (unsigned i = 0; i < workers_count; i++)
         berth_loop_stop(workers[i].loop);
 }
+
+/* ---- telling ------------------------------------------------------------------------------ */
+
+/* The sheet. It belongs to the loop that it was posted to last. */
+static struct {
+    struct berth_post post;
+    struct berth_copies sum;
+    unsigned entered; /* by so many loops */
+} sheet;
+static int sheet_under_way; /* the first loop's */
+
+/* A loop's counters are its own thread's: each enters them itself, and passes the sheet on. The
+ * last one gives it back to the first. */
+static void
+sheet_came(struct berth_loop *loop, void *context)
+{
+    struct berth_copies copies;
+    char text[TEXT_BYTES_MAX];
+
+    (void)context;
+    if (loop == NULL)
+        return; /* it is being destroyed, and so are all others */
+    if (sheet.entered == workers_count) {
+        berth_copies_explain(&sheet.sum, text, sizeof(text));
+        fputs(text, stderr);
+        sheet_under_way = 0;
+        return;
+    }
+    berth_loop_copies_get(loop, &copies);
+    berth_copies_add(&sheet.sum, &copies);
+    const unsigned next = ++sheet.entered % workers_count;
+    berth_loop_post_node(workers[next].loop, &sheet.post);
+}
+
+static void
+tell_all(struct berth_loop *loop, int number, void *context)
+{
+    (void)number, (void)context;
+    if (sheet_under_way)
+        return; /* who asked just now is answered, too */
+    sheet_under_way = 1;
+    sheet.post.fn = sheet_came;
+    sheet.sum = (struct berth_copies){0};
+    sheet.entered = 0;
+    sheet_came(loop, NULL);
+}
+
+/* ---- turning ------------------------------------------------------------------------------ */
 
 /* A loop belongs to the thread that turns it, to its end. It is there until nobody can stop it any
  * more. */
@@ -126,8 +176,10 @@ listen_everywhere(const char *wanted, const struct berth_loop_options *options)
     }
     /* Before anybody can know that we listen. */
     if (berth_loop_signal(workers[0].loop, SIGTERM, stop_all, NULL) != 0 ||
-        berth_loop_signal(workers[0].loop, SIGINT, stop_all, NULL) != 0)
+        berth_loop_signal(workers[0].loop, SIGINT, stop_all, NULL) != 0 ||
+        berth_loop_signal(workers[0].loop, SIGUSR1, tell_all, NULL) != 0)
         fail("signals", -EBUSY, EXIT_FAILURE);
+    signal(SIGPIPE, SIG_IGN); /* a reader of what we tell that went away is no reason to die */
     printf("listening on %s\n", address);
     fflush(stdout);
 }

@@ -23,6 +23,7 @@
 #define STATUS_USAGE 2
 
 volatile sig_atomic_t net_stopping;
+static volatile sig_atomic_t report_asked;
 
 /* Kept to be given up when descriptors run out: see net_accept. */
 static int reserve_fd = -1;
@@ -30,26 +31,30 @@ static int reserve_fd = -1;
 static void
 on_signal(int number)
 {
-    (void)number;
-    net_stopping = 1;
+    if (number == SIGUSR1)
+        report_asked = 1;
+    else
+        net_stopping = 1;
 }
 
 static void
 signals_set(sigset_t *waiting)
 {
+    static const int numbers[] = {SIGTERM, SIGINT, SIGUSR1};
     struct sigaction action = {.sa_handler = on_signal};
     sigset_t blocked;
 
     sigemptyset(&action.sa_mask);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
     sigemptyset(&blocked);
-    sigaddset(&blocked, SIGTERM);
-    sigaddset(&blocked, SIGINT);
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+        sigaction(numbers[i], &action, NULL);
+        sigaddset(&blocked, numbers[i]);
+    }
     /* Blocked but while waiting: else one that came just before the wait would be slept through. */
     sigprocmask(SIG_BLOCK, &blocked, waiting);
-    sigdelset(waiting, SIGTERM);
-    sigdelset(waiting, SIGINT);
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+        sigdelset(waiting, numbers[i]);
+    signal(SIGPIPE, SIG_IGN); /* a reader of the report that went away is no reason to die */
 }
 
 static void
@@ -147,6 +152,28 @@ net_listen(int argc, char **argv, sigset_t *waiting)
     freeaddrinfo(address);
     listening_print(argv[0], listener);
     return listener;
+}
+
+/* What the ledger of a pool can tell: berth's loop, which this program does without, tells more. */
+static void
+direction_print(const char *what, uint64_t bytes, const struct berth_copies *ledger,
+                enum berth_copy_direction direction)
+{
+    if (bytes == 0)
+        fprintf(stderr, "%s nothing\n", what);
+    else
+        fprintf(stderr, "%s %llu bytes, %.2f copies per byte\n", what, (unsigned long long)bytes,
+                berth_copy_factor(ledger, direction, BERTH_COPY_HIGH));
+}
+
+void
+net_report(const struct berth_copies *ledger)
+{
+    if (!report_asked)
+        return;
+    report_asked = 0;
+    direction_print("received", ledger->received, ledger, BERTH_COPY_RECEIVE);
+    direction_print("sent", ledger->sent, ledger, BERTH_COPY_SEND);
 }
 
 int

@@ -30,6 +30,7 @@ struct conn {
 
 static int set_fd;
 static struct berth_pool *pool;
+static struct berth_copies *ledger; /* the pool's; what the kernel copies is entered here */
 
 static int
 conn_fd(struct conn *conn)
@@ -89,6 +90,8 @@ conn_send(struct conn *conn, struct berth_lease lease)
     if (sent > 0) {
         conn->rest.offset += (uint32_t)sent;
         conn->rest.length -= (uint32_t)sent;
+        ledger->sent += (uint64_t)sent;
+        ledger->sent_kernel += (uint64_t)sent;
     }
     if (conn->rest.length == 0) {
         berth_release(pool, conn->rest);
@@ -108,6 +111,8 @@ conn_receive(struct conn *conn)
     ssize_t got = recv(conn_fd(conn), berth_lease_data(pool, lease), lease.length, 0);
     if (got > 0) {
         lease.length = (uint32_t)got;
+        ledger->received += (uint64_t)got;
+        ledger->received_kernel += (uint64_t)got;
         return conn_send(conn, lease);
     }
     const int error = got < 0 ? errno : 0;
@@ -145,6 +150,7 @@ main(int argc, char **argv)
 
     if (berth_pool_create(&pool, NULL) != 0 || (set_fd = epoll_create1(EPOLL_CLOEXEC)) < 0)
         return EXIT_FAILURE;
+    ledger = berth_pool_copies(pool);
     listener = conn_open(net_listen(argc, argv, &waiting)); /* which says that we are ready */
     if (listener == NULL)
         return EXIT_FAILURE;
@@ -157,6 +163,7 @@ main(int argc, char **argv)
             else
                 conn_serve(conn);
         }
+        net_report(ledger);
     }
     conn_close(listener);
     close(set_fd);

@@ -230,77 +230,83 @@ counters_print(const char *title, const uint64_t *values, const char *const *nam
     printf("\n");
 }
 
+static const char *const stats_names[] = {"turns",
+                                          "syscalls",
+                                          "accepted",
+                                          "connected",
+                                          "adopted",
+                                          "closed",
+                                          "receives",
+                                          "sends",
+                                          "received",
+                                          "sent",
+                                          "sends_short",
+                                          "rearms",
+                                          "enobufs",
+                                          "starved",
+                                          "fairness_stops",
+                                          "refused_limit",
+                                          "refused_open",
+                                          "accept_errors",
+                                          "send_refused",
+                                          "pauses",
+                                          "stale",
+                                          "overflows",
+                                          "zombies",
+                                          "lanes",
+                                          "demotions",
+                                          "promotions",
+                                          "posts",
+                                          "wakes",
+                                          "detached",
+                                          "datagrams_received",
+                                          "datagrams_truncated",
+                                          "datagrams_sent",
+                                          "datagrams_segmented",
+                                          "datagrams_refused",
+                                          "datagrams_lost",
+                                          "lookups",
+                                          "ghosts",
+                                          "rebuilds"};
+
+static const char *const copies_names[] = {"received",
+                                           "received_kernel",
+                                           "received_mapped",
+                                           "received_direct",
+                                           "received_spliced",
+                                           "received_pullup",
+                                           "received_compact",
+                                           "received_application",
+                                           "sent",
+                                           "sent_kernel",
+                                           "sent_file",
+                                           "sent_spliced",
+                                           "sent_zerocopy",
+                                           "sent_in_place",
+                                           "sent_copied_anyway",
+                                           "sent_gather",
+                                           "sent_application"};
+
+_Static_assert(sizeof(stats_names) / sizeof(char *) ==
+                   sizeof(struct berth_loop_stats) / sizeof(uint64_t),
+               "a name each");
+_Static_assert(sizeof(copies_names) / sizeof(char *) ==
+                   sizeof(struct berth_copies) / sizeof(uint64_t),
+               "a name each");
+
+/* In sentences for a person, on standard error; in counters for a program, on standard output. */
 static void
 report_print(struct berth_loop *loop)
 {
-    static const char *const stats_names[] = {"turns",
-                                              "syscalls",
-                                              "accepted",
-                                              "connected",
-                                              "adopted",
-                                              "closed",
-                                              "receives",
-                                              "sends",
-                                              "received",
-                                              "sent",
-                                              "sends_short",
-                                              "rearms",
-                                              "enobufs",
-                                              "starved",
-                                              "fairness_stops",
-                                              "refused_limit",
-                                              "refused_open",
-                                              "accept_errors",
-                                              "send_refused",
-                                              "pauses",
-                                              "stale",
-                                              "overflows",
-                                              "zombies",
-                                              "lanes",
-                                              "demotions",
-                                              "promotions",
-                                              "posts",
-                                              "wakes",
-                                              "detached",
-                                              "datagrams_received",
-                                              "datagrams_truncated",
-                                              "datagrams_sent",
-                                              "datagrams_segmented",
-                                              "datagrams_refused",
-                                              "datagrams_lost",
-                                              "lookups",
-                                              "ghosts",
-                                              "rebuilds"};
-    static const char *const copies_names[] = {"received",
-                                               "received_kernel",
-                                               "received_mapped",
-                                               "received_direct",
-                                               "received_spliced",
-                                               "received_pullup",
-                                               "received_compact",
-                                               "received_application",
-                                               "sent",
-                                               "sent_kernel",
-                                               "sent_file",
-                                               "sent_spliced",
-                                               "sent_zerocopy",
-                                               "sent_in_place",
-                                               "sent_copied_anyway",
-                                               "sent_gather",
-                                               "sent_application"};
-    _Static_assert(sizeof(stats_names) / sizeof(char *) ==
-                       sizeof(struct berth_loop_stats) / sizeof(uint64_t),
-                   "a name each");
-    _Static_assert(sizeof(copies_names) / sizeof(char *) ==
-                       sizeof(struct berth_copies) / sizeof(uint64_t),
-                   "a name each");
     struct berth_loop_stats stats;
     struct berth_copies copies;
     char text[EXPLAIN_BYTES_MAX];
 
-    berth_loop_explain(loop, text, sizeof(text));
     berth_loop_stats_get(loop, &stats);
     berth_loop_copies_get(loop, &copies);
+    berth_copies_explain(&copies, text, sizeof(text));
+    fputs(text, stderr);
+    berth_loop_explain(loop, text, sizeof(text));
     fputs(text, stdout);
     printf("connections: %u\n", berth_loop_conns(loop));
     counters_print("stats", (const uint64_t *)&stats, stats_names,

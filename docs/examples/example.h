@@ -48,9 +48,9 @@ void example_tick(int period_ms, void (*tick)(struct berth_loop *loop));
 
 /**
  * Turns the loop until SIGTERM or SIGINT, and then until the connections have finished, for a few
- * seconds; a second one of these signals ends that at once. On SIGUSR1 prints what
- * berth_loop_explain says, and the counters. Returns the status for main. The loop is still the
- * caller's to destroy.
+ * seconds; a second one of these signals ends that at once. On SIGUSR1 says on standard error who
+ * copied which bytes, and prints what berth_loop_explain says, and the counters. Returns the status
+ * for main. The loop is still the caller's to destroy.
  */
 int example_run(struct berth_loop *loop);
 

@@ -143,14 +143,46 @@ stop()
     return 1
 }
 
+# complaints: what it wrote to standard error and was not asked for.
+complaints()
+{
+    grep -v -E '^(received|sent) (nothing|[0-9])' "$scratch/complains"
+}
+
 # check_stop: it ends with status 0 and has complained of nothing.
 check_stop()
 {
     stop "${1:-TERM}"
-    if [ "$status" = 0 ] && [ ! -s "$scratch/complains" ]; then
+    if [ "$status" = 0 ] && [ -z "$(complaints)" ]; then
         pass
     else
-        fail "${engine:-} stop: status $status, $(cat "$scratch/complains")"
+        fail "${engine:-} stop: status $status, $(complaints)"
+    fi
+}
+
+# ledger: asks the program who copied what; its answer is in $received and $sent.
+ledger()
+{
+    told=$(grep -c '^sent ' "$scratch/complains")
+    kill -USR1 "$server" || return 1
+    tries=0
+    until [ "$(grep -c '^sent ' "$scratch/complains")" -gt "$told" ]; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 2000 ] || return 1
+        sleep 0.02 # between two looks
+    done
+    received=$(grep '^received ' "$scratch/complains" | tail -n 1)
+    sent=$(grep '^sent ' "$scratch/complains" | tail -n 1)
+}
+
+# check_ledger RECEIVED SENT: patterns that the two sentences must match to the end.
+check_ledger()
+{
+    if ledger && echo "$received" | grep -q -x -E "received $1" &&
+        echo "$sent" | grep -q -x -E "sent $2"; then
+        pass
+    else
+        fail "${engine:-} ledger: expected 'received $1', 'sent $2'; got '$received', '$sent'"
     fi
 }
 
