@@ -72,15 +72,16 @@ usage_print(FILE *out)
 {
     fprintf(out, "usage: %s [--engine uring|epoll|poll]", program.name);
     for (const struct example_option *own = program.own; own != NULL && own->name != NULL; own++)
-        fprintf(out, " [--%s %s]", own->name, own->placeholder);
+        fprintf(out, own->placeholder != NULL ? " [--%s %s]" : " [--%s]", own->name,
+                own->placeholder);
     fputs(" ADDRESS...\n"
           "ADDRESS is tcp://HOST:PORT, tcp://[::1]:PORT, unix:/PATH or unix:@NAME, or for datagrams"
           " udp://HOST:PORT;\nport 0 lets the kernel choose.\n",
           out);
 }
 
-static void
-usage_exit(void)
+void
+example_usage(void)
 {
     usage_print(stderr);
     exit(STATUS_USAGE);
@@ -102,7 +103,8 @@ options_fill(struct option *table)
     table[count++] = (struct option){"engine", required_argument, NULL, 'e'};
     for (const struct example_option *own = program.own; own != NULL && own->name != NULL; own++) {
         assert(count < OPTIONS_MAX);
-        table[count++] = (struct option){own->name, required_argument, NULL, 'o'};
+        const int has_value = own->placeholder != NULL ? required_argument : no_argument;
+        table[count++] = (struct option){own->name, has_value, NULL, 'o'};
     }
     table[count] = (struct option){NULL, 0, NULL, 0};
 }
@@ -124,15 +126,16 @@ options_parse(int argc, char **argv)
         } else if (letter == 'e') {
             engine = optarg;
         } else if (letter == 'o') {
-            *program.own[position - 2].value = optarg; /* after --help and --engine */
+            /* after --help and --engine */
+            *program.own[position - 2].value = optarg != NULL ? optarg : "";
         } else {
-            usage_exit();
+            example_usage();
         }
     }
     program.addresses = argv + optind;
     program.addresses_count = argc - optind;
     if (program.addresses_count == 0)
-        usage_exit();
+        example_usage();
     return engine;
 }
 
@@ -166,7 +169,7 @@ example_open(int argc, char **argv, const struct berth_loop_options *options,
 
     const int error = berth_loop_create(&loop, &chosen);
     if (error == -EINVAL)
-        usage_exit(); /* no engine of that name: the rest of the options is ours */
+        example_usage(); /* no engine of that name: the rest of the options is ours */
     if (error != 0)
         fail_exit("engine", chosen.engine != NULL ? chosen.engine : "auto", error, EX_UNAVAILABLE);
     signals_set(loop); /* before anybody can be told that we listen */
@@ -185,22 +188,34 @@ listening(struct berth_loop *loop, const char *wanted, const char *address, int 
     fprintf(stderr, "%s: %s: %s\n", program.name, wanted, strerror(-error));
     berth_loop_destroy(loop);
     if (error == -EINVAL)
-        usage_exit();
+        example_usage();
     exit(EXIT_FAILURE);
+}
+
+char *
+example_address(int number)
+{
+    return number < program.addresses_count ? program.addresses[number] : NULL;
+}
+
+void
+example_listen_on(struct berth_loop *loop, const char *wanted,
+                  const struct berth_handlers *handlers, void *context)
+{
+    struct berth_listener *listener = NULL;
+    char address[BERTH_ADDRESS_TEXT_MAX];
+    int error = berth_listen(loop, wanted, handlers, context, &listener);
+
+    if (error == 0)
+        error = berth_listener_address(listener, address, sizeof(address));
+    listening(loop, wanted, address, error);
 }
 
 void
 example_listen(struct berth_loop *loop, const struct berth_handlers *handlers, void *context)
 {
-    for (int i = 0; i < program.addresses_count; i++) {
-        struct berth_listener *listener = NULL;
-        char address[BERTH_ADDRESS_TEXT_MAX];
-        int error = berth_listen(loop, program.addresses[i], handlers, context, &listener);
-
-        if (error == 0)
-            error = berth_listener_address(listener, address, sizeof(address));
-        listening(loop, program.addresses[i], address, error);
-    }
+    for (int i = 0; i < program.addresses_count; i++)
+        example_listen_on(loop, program.addresses[i], handlers, context);
 }
 
 void

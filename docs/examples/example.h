@@ -19,7 +19,7 @@
 /** An option of one program's own, `--name VALUE`. A list of them ends with a NULL name. */
 struct example_option {
     const char *name;        /**< without the dashes */
-    const char *placeholder; /**< how usage calls the value */
+    const char *placeholder; /**< how usage calls the value; NULL: it takes none */
     const char **value;      /**< receives it; keeps its default if the option is not given */
 };
 
@@ -39,7 +39,17 @@ struct berth_loop *example_open(int argc, char **argv, const struct berth_loop_o
 /** Listens on every ADDRESS, and prints `listening on ADDRESS` for each. Exits as example_open. */
 void example_listen(struct berth_loop *loop, const struct berth_handlers *handlers, void *context);
 
-/** The same for datagrams. `options` NULL: the defaults. */
+/** The ADDRESS of that number, from 0 on; NULL behind the last one. */
+char *example_address(int number);
+
+/** Listens on one address only, as example_listen does on all of them. */
+void example_listen_on(struct berth_loop *loop, const char *wanted,
+                       const struct berth_handlers *handlers, void *context);
+
+/** Prints usage on standard error, and exits with status 2. */
+void example_usage(void) __attribute__((noreturn));
+
+/** As example_listen, for datagrams. `options` NULL: the defaults. */
 void example_udp_open(struct berth_loop *loop, const struct berth_udp_handlers *handlers,
                       void *context, const struct berth_udp_options *options);
 

@@ -17,6 +17,7 @@
 
 #include "loop/conn_lists.h"
 #include "loop/connect_name.h"
+#include "loop/forward.h"
 #include "loop/udp_internal.h"
 #include "loop/send.h"
 #include "os/probes.h"
@@ -72,6 +73,8 @@ conn_discard(struct berth_loop *loop, struct berth_slot *slot, int close_fd)
     const int index = (int)slot->index;
     const int kept = descriptor_kept(loop, slot);
     BERTH_ASSERT(slot->in_flight == 0 && slot->buffer == 0);
+    if (forward_has_part(loop, slot)) /* it was never open: nobody was told of its end */
+        forward_over(loop, slot, (slot->state & CONN_FAILED) != 0);
     class_put(loop, slot->class_id);
     if (slot_kind(slot) == KIND_CONN)
         loop->conns--;
@@ -274,6 +277,10 @@ take_down(struct berth_loop *loop, struct berth_slot *slot)
     slot->flags |= BERTH_SLOT_CLOSING;
     if (slot->state & CONN_RESET) {
         const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+        if (!(slot->state & CONN_FAILED)) { /* its queue has been sent: a reset passed on */
+            slot->state |= CONN_FAILED;
+            slot_cold(loop, slot)->reason = -ECONNRESET;
+        }
         const int fd = descriptor_borrow(loop, slot);
         (void)sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
         loop->stats.syscalls++;
@@ -382,7 +389,8 @@ conn_abandon_all(struct berth_loop *loop)
 static void
 check_drained(struct berth_loop *loop, struct berth_slot *slot)
 {
-    if (!(slot->state & CONN_HIGH) || queue_bytes(loop, slot) > loop->options.send_low_bytes)
+    if (!(slot->state & CONN_HIGH) || queue_bytes(loop, slot) > loop->options.send_low_bytes ||
+        !forward_drained(loop, slot))
         return;
     slot->state = (slot->state & ~(uint32_t)CONN_HIGH) | CONN_TODO;
     timeouts_receive_resumed(loop, slot);

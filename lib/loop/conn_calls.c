@@ -10,6 +10,7 @@
 
 #include <string.h>
 
+#include "loop/forward.h"
 #include "os/sys.h"
 
 /** The live slot behind a connection pointer, or NULL: a slot can be read even when it is empty. */
@@ -75,6 +76,8 @@ berth_conn_credit(struct berth_conn *conn, size_t bytes)
     const int could_receive = conn_may_receive(loop, slot);
     if (conn_leaving(loop, slot))
         return -EALREADY;
+    if (forward_keep_credit(loop, slot, bytes == BERTH_CREDIT_UNLIMITED ? UINT64_MAX : bytes))
+        return 0;
     if (bytes == BERTH_CREDIT_UNLIMITED) {
         slot->state &= ~(uint32_t)CONN_CREDIT;
     } else {

@@ -14,6 +14,7 @@
 
 #include <stdlib.h>
 
+#include "loop/forward.h"
 #include "os/sys.h"
 
 /* ---- detaching ------------------------------------------------------------------------------ */
@@ -32,6 +33,7 @@ berth_conn_detach(struct berth_conn *conn, berth_detached_fn detached, void *arg
     struct berth_loop *loop = slot_loop(slot);
     if (conn_leaving(loop, slot))
         return -EALREADY;
+    forward_leave(loop, slot);
     struct conn_cold *cold = slot_cold(loop, slot);
     cold->detached = detached;
     cold->detached_arg = arg;

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "loop/connect_name.h"
+#include "loop/forward.h"
 #include "loop/resolve.h"
 #include "loop/udp_internal.h"
 #include "loop/send.h"
@@ -260,6 +261,7 @@ destroy_parts(struct berth_loop *loop)
     if (loop->reserve_fd >= 0)
         (void)sys_close(loop->reserve_fd);
     send_nodes_destroy(&loop->nodes);
+    forward_destroy(loop);
     (void)berth_pool_destroy(loop->pool);
     berth_table_fini(&loop->table_storage);
     berth_memory_release(loop->fork_guard, berth_memory_page_bytes());

@@ -77,8 +77,9 @@ struct conn_cold {
     uint8_t was_nonblocking;    /**< O_NONBLOCK was set when it was adopted */
     berth_detached_fn detached; /**< the connection is leaving (with CONN_CREDIT): whom to tell */
     void *detached_arg;
-    int32_t leaving_fd; /**< it can go, with this */
-    unsigned char unused[52];
+    struct forward *forward; /**< its part in forwarding: forward.c; NULL: none */
+    int32_t leaving_fd;      /**< it can go, with this */
+    unsigned char unused[44];
 };
 #define CONN_COLD_BYTES 256
 BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "four cache lines");
@@ -122,6 +123,12 @@ struct idle_scan {
     uint64_t stepped_ms; /**< when it last went on */
     uint32_t cursor;     /**< the index to go on with */
     int more;            /**< there was more to park than a step may */
+};
+
+/** The records of those who forward: forward.c. */
+struct forwarding {
+    struct forward_block *blocks; /**< all that were allocated */
+    struct forward *unused;
 };
 
 struct lookup;
@@ -179,6 +186,7 @@ struct berth_loop {
     char refusals[512]; /**< why other engines were not taken */
     char direct_refusal[128];
     struct timer_wheel timers;
+    struct forwarding forwarding;
 
     struct mailbox mailbox;
     uint64_t signals_came;        /**< atomic: a bit each, the lowest for signal 1 */
@@ -397,13 +405,17 @@ conn_wants_data(const struct berth_slot *slot)
     return (slot->state & (CONN_OPENED | CONN_NO_RECEIVE)) == CONN_OPENED;
 }
 
+/** Whether somebody else's bytes are forwarded to this connection. */
+int forward_is_fed(const struct berth_loop *loop, const struct berth_slot *slot);
+
 /** The same, and whether it is asked for now: not paused, not out of credit. */
 static inline int
 conn_may_receive(const struct berth_loop *loop, const struct berth_slot *slot)
 {
     if (!conn_wants_data(slot))
         return 0;
-    if (BERTH_UNLIKELY(slot->state & CONN_HIGH) && !loop->options.keep_receiving)
+    if (BERTH_UNLIKELY(slot->state & CONN_HIGH) && !loop->options.keep_receiving &&
+        !forward_is_fed(loop, slot))
         return 0;
     return BERTH_LIKELY(!(slot->state & CONN_CREDIT)) || slot_cold(loop, slot)->credit > 0;
 }

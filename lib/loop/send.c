@@ -179,19 +179,10 @@ berth_send_lease(struct berth_conn *conn, struct berth_lease lease)
     return 0;
 }
 
-int
-berth_send_span(struct berth_conn *conn, const struct berth_span *span)
+/** Queues a span that some callback has been lent. 0 or -errno. */
+static inline __attribute__((always_inline)) int
+queue_span(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *span)
 {
-    struct berth_slot *slot = sendable(conn);
-    if (slot == NULL || span == NULL || span->length == 0)
-        return -EINVAL;
-    struct berth_loop *loop = slot_loop(slot);
-    int error = send_check(loop, slot, span->length);
-    if (error)
-        return refuse(loop, error);
-    if (BERTH_UNLIKELY(better_copied(slot, span->length)))
-        return berth_send(conn, span->data, span->length);
-
     /* The callback's own span, back to where it came from: it will be sent before it is taken
      * back, so it needs no reference. Otherwise it is retained like any other. */
     struct berth_lease lease = {.buffer = span->buffer, .length = span->length};
@@ -204,10 +195,10 @@ berth_send_span(struct berth_conn *conn, const struct berth_span *span)
         lease.buffer = loop->batch.lent_count;
         loop->lent_used = 1;
     } else {
-        error = berth_retain(loop->pool, span, 0, span->length, 0, &lease);
+        const int error = berth_retain(loop->pool, span, 0, span->length, 0, &lease);
+        if (error)
+            return error;
     }
-    if (error)
-        return error;
     const uint32_t node = node_get(&loop->nodes);
     if (node == 0) {
         if (lease.generation != 0)
@@ -217,6 +208,29 @@ berth_send_span(struct berth_conn *conn, const struct berth_span *span)
     append_node(loop, slot, node, lease, 0);
     queued(loop, slot);
     return 0;
+}
+
+int
+berth_send_span(struct berth_conn *conn, const struct berth_span *span)
+{
+    struct berth_slot *slot = sendable(conn);
+    if (slot == NULL || span == NULL || span->length == 0)
+        return -EINVAL;
+    struct berth_loop *loop = slot_loop(slot);
+    const int error = send_check(loop, slot, span->length);
+    if (error)
+        return refuse(loop, error);
+    if (BERTH_UNLIKELY(better_copied(slot, span->length)))
+        return berth_send(conn, span->data, span->length);
+    return queue_span(loop, slot, span);
+}
+
+int
+send_forwarded(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *span)
+{
+    if (span->length > UINT32_MAX - queue_bytes(loop, slot))
+        return -ENOBUFS; /* queues are counted in 32 bits */
+    return queue_span(loop, slot, span);
 }
 
 int

@@ -25,6 +25,9 @@ send_node_data(const struct berth_loop *loop, const struct send_node *node)
     return berth_lease_data(loop->pool, node->lease);
 }
 
+/** Queues a lent span for another connection, whatever the limits on its queue. 0 or -errno. */
+int send_forwarded(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *span);
+
 /** The head of the queue as iovecs, for sendmsg. */
 unsigned send_gather(const struct berth_loop *loop, const struct berth_slot *slot,
                      struct iovec *iov, unsigned count, size_t *bytes);

@@ -65,6 +65,7 @@ public_header()
         allow "$path" $standard \
             $(own attr cacheline copies explain pool stats table timer token)
         ;;
+    forward) allow "$path" $(own attr loop) ;;
     loop_cross) allow "$path" $standard $(own attr loop token) ;;
     udp) allow "$path" $standard $(own attr loop pool table token) ;;
     *) fail "$path: no rule for this header in tests/build/includes.sh" ;;
