@@ -92,8 +92,8 @@ for path in "$include"/*.h; do
 done
 # shellcheck disable=SC2086 # a list of files
 library berth core $core
-library berth-loop loop "$include/explain.h" "$include/forward.h" "$include/loop.h" "$include/loop_cross.h" \
-    "$include/timer.h" "$include/udp.h"
+library berth-loop loop "$include/explain.h" "$include/forward.h" "$include/loop.h" \
+    "$include/loop_cross.h" "$include/timer.h" "$include/udp.h"
 if [ -f "$top_builddir/libberth-jemalloc.la" ]; then
     library berth-jemalloc jemalloc "$include/jemalloc.h"
 else

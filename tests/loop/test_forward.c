@@ -1,7 +1,7 @@
 /*
  * Forwarding streams: that every byte arrives once and in order where it was to go, however slowly
- * it is read; that what waits is bounded, in bytes and in buffers; and that nothing is copied. Every
- * case runs on every engine.
+ * it is read; that what waits is bounded, in bytes and in buffers; and that nothing is copied.
+ * Every case runs on every engine.
  *
  * SPDX-License-Identifier: MIT
  */

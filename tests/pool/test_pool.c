@@ -502,32 +502,6 @@ START_TEST(leaves)
     ck_assert_uint_eq(after.slabs, 3);
     berth_stats_delta(&before, &before, &before, 0);
     ck_assert_uint_eq(before.gets, 5);
-
-    struct berth_copies copies = {0};
-    ck_assert_double_eq(berth_copy_factor(&copies, BERTH_COPY_RECEIVE, BERTH_COPY_HIGH), 0.0);
-    copies.received = 1000;
-    copies.received_kernel = 1000;
-    copies.received_pullup = 250;
-    copies.received_compact = 150;
-    berth_copies_declare(&copies, BERTH_COPY_RECEIVE, 100);
-    ck_assert_double_eq(berth_copy_factor(&copies, BERTH_COPY_RECEIVE, BERTH_COPY_HIGH), 1.5);
-    ck_assert_double_eq(berth_copy_factor(&copies, BERTH_COPY_SEND, BERTH_COPY_LOW), 0.0);
-    copies.sent = 100;
-    copies.sent_kernel = 50;
-    copies.sent_gather = 25;
-    berth_copies_declare(&copies, BERTH_COPY_SEND, 50);
-    ck_assert_double_eq(berth_copy_factor(&copies, BERTH_COPY_SEND, BERTH_COPY_LOW), 1.25);
-    ck_assert_uint_eq(copies.received_application, 100);
-    copies.sent = 200; /* the second hundred was to be read in place, and 30 of it surely was */
-    copies.sent_zerocopy = 100;
-    copies.sent_in_place = 30;
-    ck_assert_double_eq(berth_copy_factor(&copies, BERTH_COPY_SEND, BERTH_COPY_LOW), 0.625);
-    ck_assert_double_eq(berth_copy_factor(&copies, BERTH_COPY_SEND, BERTH_COPY_HIGH), 0.975);
-
-    struct berth_copies sum = copies;
-    berth_copies_add(&sum, &copies);
-    ck_assert_uint_eq(sum.received, 2 * copies.received);
-    ck_assert_uint_eq(sum.sent_application, 2 * copies.sent_application);
 }
 END_TEST
 

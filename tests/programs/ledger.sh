@@ -1,6 +1,6 @@
 #!/bin/sh
-# SIGUSR1 to each example program: it says who copied which bytes, to the byte where that is certain,
-# and goes on serving, those who were connected before as well.
+# SIGUSR1 to each example program: it says who copied which bytes, to the byte where that is
+# certain, and goes on serving, those who were connected before as well.
 #
 # SPDX-License-Identifier: MIT
 set -u
