@@ -27,6 +27,9 @@
 /** So many completions in one turn make a loop busy: see wait_for_completions. */
 #define BUSY_COMPLETIONS 8
 
+/** While nobody watches the wake-up descriptor, the loop looks itself so often. */
+#define WATCH_AGAIN_MS 5
+
 /* ---- submitting ----------------------------------------------------------------------------- */
 
 /** What has been submitted is described in the kernel's own words: the scratch space is free. */
@@ -261,7 +264,18 @@ on_wake(struct berth_loop *loop, struct berth_slot *slot, uint32_t flags)
     if (flags & IORING_CQE_F_MORE)
         return;
     (void)berth_slot_end(slot);
-    (void)uring_watch(loop, slot);
+    uring_state(loop)->watch_due = uring_watch(loop, slot) != 0;
+}
+
+/** Watches it again after all; if that is refused again, the wait must be short. */
+static BERTH_COLD int
+watch_again(struct berth_loop *loop, int timeout_ms)
+{
+    struct berth_slot *slot = berth_table_slot(loop->table, berth_token_index(loop->wake_token));
+    uring_state(loop)->watch_due = uring_watch(loop, slot) != 0;
+    if (!uring_state(loop)->watch_due || (timeout_ms >= 0 && timeout_ms < WATCH_AGAIN_MS))
+        return timeout_ms;
+    return WATCH_AGAIN_MS;
 }
 
 /* ---- turning -------------------------------------------------------------------------------- */
@@ -455,6 +469,8 @@ uring_turn(struct berth_loop *loop, int timeout_ms)
     uring_publish_buffers(state);
     if (state->udp != NULL)
         uring_datagram_refill(loop);
+    if (BERTH_UNLIKELY(state->watch_due))
+        timeout_ms = watch_again(loop, timeout_ms);
     const intptr_t result = wait_for_completions(loop, timeout_ms);
     loop_has_waited(loop);
     if (BERTH_UNLIKELY(result < 0 && result != -ETIME && result != -EINTR && result != -EBUSY &&

@@ -142,10 +142,11 @@ struct uring_engine {
     int ring_fd_registered;
     int refused; /**< the pool had no buffer when the ring was last refilled */
     int enabled;
-    int event_fd;          /**< -1: nobody else waits for the ring */
-    uint8_t file_flag;     /**< IOSQE_FIXED_FILE when slots are numbered by direct descriptors */
-    char proof;            /**< what looking for errors reads, which nobody wants to know */
-    uint32_t files;        /**< places in the table of direct descriptors; 0: there is none */
+    int watch_due;     /**< the wake-up descriptor is not watched: there was no submission for it */
+    int event_fd;      /**< -1: nobody else waits for the ring */
+    uint8_t file_flag; /**< IOSQE_FIXED_FILE when slots are numbered by direct descriptors */
+    char proof;        /**< what looking for errors reads, which nobody wants to know */
+    uint32_t files;    /**< places in the table of direct descriptors; 0: there is none */
     uint32_t files_taken;  /**< of those, before the ring was enabled: the lowest */
     struct uring_udp *udp; /**< rings of buffers for datagrams; NULL before the first socket */
     uint32_t features;     /**< enum loop_feature: asked for, in this kernel, and found to work */

@@ -7,6 +7,7 @@
  *   completions are run only by a wait, and every wait ends  every_wait_ends, lost_wake_ups
  *   DEFER_TASKRUN, bundles, limits may not be known          old_kernels
  *   room for completions: four per submission, each buffer   queue_is_long_enough
+ *   a multishot poll may end, with no submission left        wake_ups_are_watched_again
  *   EBUSY means take what is there and ask again             busy_is_asked_again, test_faults
  *   -ENOSPC and -ENOMEM end a multishot operation            test_kernel_receive
  *   submissions keep their old bytes                         every test (between.c scribbles)
@@ -23,6 +24,8 @@
 #ifdef BERTH_HAVE_LIBURING
 
 #include <sys/mman.h>
+
+#include "berth/loop_cross.h"
 
 #include "support/sys_groups.h"
 
@@ -114,6 +117,86 @@ START_TEST(lost_wake_ups)
         ck_assert(crowd_settled());
     }
     (void)late_ones_first();
+    end_between();
+}
+END_TEST
+
+static struct {
+    unsigned polls; /**< of the wake-up descriptor */
+    uint64_t token; /**< theirs */
+    int full;       /**< its end comes when there is no room for submissions */
+} wake;
+
+static void
+poll_once(struct io_uring_sqe *submission)
+{
+    if (submission->opcode != IORING_OP_POLL_ADD || !(submission->len & IORING_POLL_ADD_MULTI))
+        return;
+    submission->len = 0; /* one completion, and it is over: as when a completion found no memory */
+    wake.token = submission->user_data;
+    wake.polls++;
+}
+
+static intptr_t
+submit_nothing(struct io_uring *ring)
+{
+    (void)ring;
+    return -EBUSY;
+}
+
+/** All places are taken, by cancels of what is not there, and the kernel takes none of them. */
+static void
+fill_up(const struct io_uring_cqe *completion)
+{
+    struct io_uring_sqe *submission;
+    while (wake.full && completion->user_data == wake.token &&
+           (submission = io_uring_get_sqe(between.ring)) != NULL) {
+        io_uring_prep_cancel64(submission, UINT64_MAX, 0);
+        submission->user_data = berth_token_with_op(wake.token, 255);
+        berth_sys_uring_submit = submit_nothing;
+    }
+    pass(completion);
+}
+
+static void
+do_nothing(struct berth_loop *loop, void *arg)
+{
+    (void)loop;
+    (*(unsigned *)arg)++;
+}
+
+START_TEST(wake_ups_are_watched_again)
+{
+    URING_OR_RETURN();
+    unsigned posts = 0;
+    memset(&wake, 0, sizeof(wake));
+    between_begin();
+    between.on_submission = poll_once;
+    begin_between(1);
+    ck_assert_uint_eq(wake.polls, 1);
+    ck_assert_int_eq(berth_loop_post(crowd.rig.loop, do_nothing, &posts), 0);
+    RIG_UNTIL(&crowd.rig, wake.polls == 2, 3);
+    ck_assert_uint_eq(posts, 1);
+
+    const __typeof__(berth_sys_uring_submit) submit = berth_sys_uring_submit;
+    wake.full = 1;
+    between.on_completion = fill_up;
+    ck_assert_int_eq(berth_loop_post(crowd.rig.loop, do_nothing, &posts), 0);
+    RIG_UNTIL(&crowd.rig, berth_sys_uring_submit == submit_nothing, 3);
+    ck_assert_uint_eq(posts, 2);
+    ck_assert_uint_eq(wake.polls, 2); /* it could not be asked for */
+    between.asked_ms_max = 0;
+    between.patience_ms = 1;
+    ck_assert_int_ge(berth_loop_turn(crowd.rig.loop, -1), 0); /* nor at the beginning of this one */
+    ck_assert_uint_eq(wake.polls, 2);
+    ck_assert_uint_le(between.asked_ms_max, 10); /* but it looks soon */
+    berth_sys_uring_submit = submit;
+    wake.full = 0;
+    (void)rig_turn(&crowd.rig, 0);
+    ck_assert_uint_eq(wake.polls, 3);
+    ck_assert_int_eq(berth_loop_post(crowd.rig.loop, do_nothing, &posts), 0);
+    RIG_UNTIL(&crowd.rig, wake.polls == 4, 3);
+    ck_assert_uint_eq(posts, 3);
     end_between();
 }
 END_TEST
@@ -412,6 +495,7 @@ main(void)
     Suite *suite = suite_create("kernel: ring");
     RIG_ADD_COUNTED(suite, every_wait_ends, 1);
     RIG_ADD_COUNTED(suite, lost_wake_ups, 1);
+    RIG_ADD_COUNTED(suite, wake_ups_are_watched_again, 1);
     RIG_ADD_COUNTED(suite, busy_is_asked_again, 1);
     RIG_ADD_COUNTED(suite, queue_is_long_enough, 1);
     RIG_ADD_COUNTED(suite, old_kernels, 8);
