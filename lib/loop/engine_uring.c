@@ -315,7 +315,7 @@ on_stale(struct berth_loop *loop, const struct io_uring_cqe *completion)
  * twice) must not end an operation that is still in flight.
  */
 static inline int
-is_owed(const struct berth_slot *slot, unsigned op)
+is_owed(const struct berth_loop *loop, const struct berth_slot *slot, unsigned op)
 {
     switch (op) {
     case OP_RECEIVE:
@@ -333,6 +333,13 @@ is_owed(const struct berth_slot *slot, unsigned op)
         return slot->in_flight > 0 && slot_kind(slot) == KIND_WAKE;
     case OP_PARKED:
         return (slot->state & CONN_RECEIVING) != 0 && (slot->flags & SLOT_PARKED) != 0;
+    case OP_DATAGRAM:
+    case OP_DATAGRAM_LARGE:
+        return (slot->state & CONN_RECEIVING) != 0 && slot_kind(slot) == KIND_DATAGRAM;
+    case OP_DATAGRAM_SEND:
+        return slot_kind(slot) == KIND_DATAGRAM && udp_of(loop, slot)->taken.head != 0;
+    case OP_DATAGRAM_POLL:
+        return (slot->state & CONN_SENDING) != 0 && slot_kind(slot) == KIND_DATAGRAM;
     default:
         return slot->in_flight > 0 || op == OP_CANCEL || op == OP_TABLE || op == OP_PARK;
     }
@@ -345,7 +352,7 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
     const int32_t result = completion->res;
     const uint32_t flags = completion->flags;
     struct berth_slot *slot = berth_table_find(loop->table, token);
-    if (BERTH_UNLIKELY(slot == NULL || !is_owed(slot, berth_token_op(token)))) {
+    if (BERTH_UNLIKELY(slot == NULL || !is_owed(loop, slot, berth_token_op(token)))) {
         on_stale(loop, completion);
         return;
     }
