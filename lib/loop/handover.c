@@ -3,7 +3,7 @@
  *
  * Leaving is being out of credit for good: what is posted is withdrawn, what comes nevertheless is
  * delivered, sending goes on. conn_progress lets go when the kernel has nothing of the connection
- * any more (conn_leaving_done, conn.c). What arrives in the other loop comes through its mailbox.
+ * any more (check_leaving, conn.c). What arrives in the other loop comes through its mailbox.
  *
  * The invariant: whoever asked for it is told exactly once, and the descriptor has one owner.
  *
@@ -52,13 +52,15 @@ handover_prepare(struct berth_loop *loop, struct berth_slot *slot)
     return fd;
 }
 
+static void depart(struct berth_conn *conn, int fd, void *arg);
+
 void
 handover_tell(struct berth_loop *loop, struct berth_slot *slot, int fd)
 {
     struct conn_cold *cold = slot_cold(loop, slot);
     const berth_detached_fn detached = cold->detached;
     cold->detached = NULL;
-    if (fd >= 0 && cold->was_nonblocking) {
+    if (fd >= 0 && cold->was_nonblocking && detached != depart) { /* loops do without */
         (void)descriptor_set_nonblocking(fd, 1);
         loop->stats.syscalls += 2;
     }
@@ -75,7 +77,8 @@ struct move {
     void *ctx;
     berth_moved_fn moved;
     int fd;
-    uint32_t shut; /**< CONN_SHUT_DONE, or 0 */
+    uint32_t shut;           /**< CONN_SHUT_DONE, or 0 */
+    uint8_t was_nonblocking; /**< it gets that back when it leaves for good */
     unsigned char payload[BERTH_CONN_PAYLOAD_BYTES];
     uint32_t cold_bytes;
     unsigned char cold[];
@@ -123,6 +126,7 @@ arrive(struct berth_loop *loop, void *arg)
     descriptor_drop(loop, slot); /* a loop with direct descriptors has its own now */
     copy_state(berth_slot_payload(slot), move->payload, sizeof(move->payload));
     copy_state(slot_cold(loop, slot) + 1, move->cold, move->cold_bytes);
+    slot_cold(loop, slot)->was_nonblocking = move->was_nonblocking;
     loop->stats.adopted++;
     conn_todo(loop, slot);
     end_move(move, loop, berth_slot_token(slot, 0), 0);
@@ -139,6 +143,7 @@ depart(struct berth_conn *conn, int fd, void *arg)
     }
     move->fd = fd;
     move->shut = slot->state & CONN_SHUT_DONE;
+    move->was_nonblocking = slot_cold(slot_loop(slot), slot)->was_nonblocking;
     copy_state(move->payload, berth_slot_payload(slot), sizeof(move->payload));
     copy_state(move->cold, slot_cold(slot_loop(slot), slot) + 1, move->cold_bytes);
     move->post = (struct berth_post){.fn = arrive, .arg = move};

@@ -468,6 +468,9 @@ START_TEST(nonblocking_one_moves)
     }
     ck_assert_uint_eq(hop.count, 1);
     ck_assert_int_eq(hop.error, 0);
+    const int fd = rig_conn_fd(berth_conn_find(to, hop.token));
+    ck_assert_int_eq(fcntl(fd, F_GETFL, 0) & O_NONBLOCK, 0);
+    ck_assert_int_eq(close(fd), 0);
     /* Nothing comes: nothing to do. */
     for (int i = 0; i < 10; i++)
         ck_assert_int_ge(berth_loop_turn(to, 0), 0);
