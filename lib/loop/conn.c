@@ -435,10 +435,13 @@ check_leaving(struct berth_loop *loop, struct berth_slot *slot)
 {
     const uint32_t busy = CONN_RECEIVING | CONN_SENDING;
     if (slot->buffer != 0 || slot->in_flight != 0 || !conn_leaving(loop, slot) ||
-        (slot->state & (CONN_OPENED | busy)) != CONN_OPENED)
+        (slot->state & (CONN_OPENED | busy)) != CONN_OPENED ||
+        (slot->state & (CONN_SHUT_WANTED | CONN_SHUT_DONE)) == CONN_SHUT_WANTED)
         return;
     const int fd = handover_prepare(loop, slot);
-    if (fd < 0)
+    if (fd == -EAGAIN) /* the kernel takes nothing just now */
+        conn_todo(loop, slot);
+    else if (fd < 0)
         conn_failed(loop, slot, fd);
     else
         slot->flags |= BERTH_SLOT_CLOSING;

@@ -9,6 +9,11 @@
 
 #include "loop/direct.h"
 
+#ifdef BERTH_HAVE_LIBURING
+#include "loop/engine_uring.h"
+#include "support/faults.h"
+#endif
+
 /** Descriptors that this process may have from now on; numbers above stay what they are. */
 static void
 limit_descriptors(rlim_t count)
@@ -298,6 +303,71 @@ START_TEST(places_are_given_out_again)
 }
 END_TEST
 
+/* ---- leaving while the kernel takes no submissions ------------------------------------------- */
+
+#ifdef BERTH_HAVE_LIBURING
+static struct {
+    int shut;         /**< ask for a shutdown, too */
+    unsigned refused; /**< how often the kernel refuses then */
+    unsigned count;
+    int fd;
+} leaver;
+
+static void
+has_left(struct berth_conn *conn, int fd, void *arg)
+{
+    (void)conn, (void)arg;
+    leaver.count++;
+    leaver.fd = fd;
+}
+
+/** It leaves at once, when there is no room for a submission and the kernel makes none. */
+static int
+open_and_leave(struct berth_conn *conn, void *ctx)
+{
+    struct berth_loop *loop = berth_conn_loop(conn);
+    struct io_uring_sqe *submission;
+    (void)ctx;
+    if (leaver.shut)
+        ck_assert_int_eq(berth_conn_shutdown(conn), 0);
+    ck_assert_int_eq(berth_conn_detach(conn, has_left, NULL), 0);
+    while ((submission = io_uring_get_sqe(&uring_state(loop)->ring)) != NULL) {
+        io_uring_prep_nop(submission);
+        submission->flags |= IOSQE_CQE_SKIP_SUCCESS;
+        submission->user_data = berth_token_with_op(loop->wake_token, OP_TABLE);
+    }
+    faults_fail("uring_submit", 1, leaver.refused, -EBUSY);
+    return 0;
+}
+
+/** Whether its end is shut, and however often the kernel refuses: it leaves, and nothing is lost.
+ */
+START_TEST(leaving_waits_for_the_kernel)
+{
+    DIRECT_OR_RETURN;
+    static const struct berth_handlers leaving = {.open = open_and_leave};
+    struct berth_loop_options options;
+    struct rig rig;
+    char text[8];
+    rig_options(&options, "uring-direct", NULL);
+    rig_begin(&rig, &options, &leaving, NULL);
+    for (unsigned i = 0; i < 12; i++) {
+        memset(&leaver, 0, sizeof(leaver));
+        leaver.shut = i % 2 == 0;
+        leaver.refused = 1 + i / 2;
+        const int client = rig_client(&rig);
+        RIG_UNTIL(&rig, leaver.count == 1, TURNS);
+        faults_reset();
+        ck_assert_int_ge(leaver.fd, 0);
+        ck_assert_int_eq((int)rig_read(client, text, sizeof(text)), leaver.shut ? 0 : -EAGAIN);
+        ck_assert_int_eq(close(leaver.fd), 0);
+        ck_assert_int_eq(close(client), 0);
+    }
+    rig_end(&rig);
+}
+END_TEST
+#endif
+
 int
 main(void)
 {
@@ -310,5 +380,8 @@ main(void)
     ADD(suite, rare_calls_without_any_descriptor, 1);
     ADD(suite, the_table_is_full, 1);
     ADD(suite, places_are_given_out_again, 1);
+#ifdef BERTH_HAVE_LIBURING
+    ADD(suite, leaving_waits_for_the_kernel, 1);
+#endif
     return test_run(suite);
 }
