@@ -1,13 +1,21 @@
 /*
  * Counters: that each moves when what it counts happens, by how much where that is certain, and on
- * every engine; of a loop, of one connection, and the difference of two snapshots. Those of
- * refusals and of send queues are counted in test_limits and test_send.
+ * every engine; of a loop, of one connection, and the difference of two snapshots. What no kernel
+ * does by itself is forced: registrations that stay, completions that never come, or come late.
+ * Those of refusals and of send queues are counted in test_limits and test_send.
  *
  * SPDX-License-Identifier: MIT
  */
+#include "loop/between.h"
 #include "loop/record.h"
 
 #include <sys/un.h>
+
+#ifdef BERTH_HAVE_EPOLL
+#include <sys/epoll.h>
+#endif
+
+#include "support/sys_groups.h"
 
 #define PIECE 1000
 #define PIECES 5
@@ -250,6 +258,128 @@ START_TEST(nothing_is_stale_by_itself)
 }
 END_TEST
 
+#ifdef BERTH_HAVE_EPOLL
+static intptr_t
+keep_registrations(int set, int op, int fd, struct epoll_event *event)
+{
+    return op == EPOLL_CTL_DEL ? -EIO : sys_direct_epoll_ctl(set, op, fd, event);
+}
+
+/**
+ * A registration outlives its connection, because somebody else has the socket too. It goes when it
+ * can be removed by its number (a ghost), and else with the whole set.
+ */
+START_TEST(ghosts_and_rebuilds)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    struct record record;
+    if (strcmp(engine, "epoll") != 0)
+        return;
+    begin(&rig, &record, engine, 0);
+    for (int removable = 1; removable >= 0; removable--) {
+        const struct berth_loop_stats before = rig_stats(&rig);
+        const int client = rig_client(&rig);
+        RIG_UNTIL(&rig, record.opens == 2 - (unsigned)removable, TURNS);
+        const int number = (int)berth_token_index(record.last);
+        const int copy = dup(number);
+        ck_assert_int_ge(copy, 0);
+        berth_sys_epoll_ctl = keep_registrations;
+        ck_assert_int_eq(berth_conn_close(berth_conn_find(rig.loop, record.last)), 0);
+        RIG_UNTIL(&rig, record.closes == record.opens, TURNS);
+        berth_sys_epoll_ctl = sys_direct_epoll_ctl;
+        ck_assert_uint_eq(rig_stats(&rig).stale, before.stale);
+        if (removable)
+            ck_assert_int_eq(dup2(copy, number), number);
+        for (unsigned i = 0; i < 200 && rig_stats(&rig).ghosts + rig_stats(&rig).rebuilds ==
+                                            before.ghosts + before.rebuilds;
+             i++) {
+            rig_write(client, "boo", 3);
+            (void)rig_turn(&rig, RIG_TURN_MS);
+        }
+        struct berth_loop_stats stats = rig_stats(&rig);
+        berth_stats_delta(&stats, &before, &stats, sizeof(stats));
+        ck_assert_uint_eq(stats.ghosts, (unsigned)removable);
+        ck_assert_uint_eq(stats.rebuilds, 1 - (unsigned)removable);
+        ck_assert(removable ? stats.stale == 1 : stats.stale > 1);
+        rig_write(client, "boo", 3);
+        (void)rig_turn(&rig, 0);
+        ck_assert_uint_eq(rig_stats(&rig).stale, before.stale + stats.stale); /* it has gone */
+        ck_assert_int_eq(close(copy), 0);
+        if (removable)
+            ck_assert_int_eq(close(number), 0);
+        ck_assert_int_eq(close(client), 0);
+    }
+    record_end(&rig, &record);
+}
+END_TEST
+#endif
+
+#ifdef BERTH_HAVE_LIBURING
+static struct {
+    struct io_uring_cqe completion;
+    unsigned count;
+    unsigned receive_op;
+} late;
+
+static void
+note_receives(struct io_uring_sqe *submission)
+{
+    if (submission->opcode == IORING_OP_RECV)
+        late.receive_op = berth_token_op(submission->user_data);
+}
+
+/** A receive never ends. */
+static void
+hold_ends(const struct io_uring_cqe *completion)
+{
+    if (berth_token_op(completion->user_data) == late.receive_op &&
+        !(completion->flags & IORING_CQE_F_MORE)) {
+        memcpy(&late.completion, completion, sizeof(*completion));
+        late.count++;
+        return;
+    }
+    between_post(completion->user_data, completion->res, completion->flags);
+}
+
+/** One is set aside after five seconds, and what comes when it is gone is stale. */
+START_TEST(zombies_and_stale_completions)
+{
+    struct rig rig;
+    struct record record;
+    if (!rig_has("uring"))
+        return;
+    memset(&late, 0, sizeof(late));
+    between_begin();
+    between.on_submission = note_receives;
+    begin(&rig, &record, "uring", 0);
+    const int client = rig_client(&rig);
+    RIG_UNTIL(&rig, record.opens == 1, TURNS);
+    (void)rig_turn(&rig, 0);
+    between.on_completion = hold_ends;
+    ck_assert_int_eq(berth_conn_close(berth_conn_find(rig.loop, record.last)), 0);
+    RIG_UNTIL(&rig, late.count == 1, TURNS);
+    between_pass(4900);
+    (void)rig_turn(&rig, 0);
+    ck_assert_uint_eq(rig_stats(&rig).zombies, 0);
+    between_pass(200);
+    RIG_UNTIL(&rig, record.closes == 1, TURNS);
+    ck_assert_uint_eq(rig_stats(&rig).zombies, 1);
+    ck_assert_uint_eq(rig_stats(&rig).stale, 0);
+    between.on_completion = NULL;
+    for (unsigned i = 0; i < 2; i++) { /* the second time it is about nobody */
+        between_post(late.completion.user_data, late.completion.res, late.completion.flags);
+        (void)rig_turn(&rig, 0);
+        ck_assert_uint_eq(rig_stats(&rig).stale, i);
+    }
+    ck_assert_uint_eq(rig_stats(&rig).zombies, 1); /* counted, not held */
+    ck_assert_int_eq(close(client), 0);
+    record_end(&rig, &record);
+    faults_reset();
+}
+END_TEST
+#endif
+
 static Suite *
 stats_suite(void)
 {
@@ -259,6 +389,12 @@ stats_suite(void)
     RIG_ADD(suite, where_they_came_from);
     RIG_ADD(suite, shares_and_rearms);
     RIG_ADD(suite, nothing_is_stale_by_itself);
+#ifdef BERTH_HAVE_EPOLL
+    RIG_ADD(suite, ghosts_and_rebuilds);
+#endif
+#ifdef BERTH_HAVE_LIBURING
+    RIG_ADD_COUNTED(suite, zombies_and_stale_completions, 1);
+#endif
     return suite;
 }
 
