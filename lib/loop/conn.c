@@ -18,6 +18,7 @@
 #include "loop/conn_lists.h"
 #include "loop/connect_name.h"
 #include "loop/forward.h"
+#include "loop/pull.h"
 #include "loop/udp_internal.h"
 #include "loop/send.h"
 #include "os/probes.h"
@@ -135,11 +136,7 @@ deliver(struct berth_loop *loop, struct berth_slot *slot, const struct berth_spa
     loop->stats.received_bytes += bytes;
     loop->copies.received += bytes;
     loop->copies.received_kernel += bytes;
-    if (BERTH_UNLIKELY(slot->state & CONN_CREDIT)) {
-        struct conn_cold *cold = slot_cold(loop, slot);
-        cold->credit -= bytes < cold->credit ? bytes : cold->credit;
-        slot->state |= CONN_TODO;
-    }
+    conn_use_credit(loop, slot, bytes);
     const struct berth_handlers *handlers = conn_handlers(loop, slot);
     loop->current = slot;
     if (BERTH_LIKELY(handlers->data != NULL))
@@ -246,6 +243,8 @@ finish(struct berth_loop *loop, struct berth_slot *slot)
     BERTH_ASSERT(slot->in_flight == 0);
     closing_list_leave(loop, slot);
     send_clear(loop, slot);
+    if (BERTH_UNLIKELY(slot->flags & SLOT_PULLS))
+        pull_over(loop, slot);
     if (conn_leaving(loop, slot) && !(slot->state & (CONN_CLOSE_WANTED | CONN_FAILED))) {
         if (loop->timed > 0)
             timeouts_stop(loop, slot);
@@ -379,6 +378,7 @@ conn_abandon_all(struct berth_loop *loop)
         if (!is_users(slot))
             continue;
         slot->flags |= BERTH_SLOT_CLOSING;
+        pull_over(loop, slot);
         call_close(loop, slot);
     }
 }

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "loop/forward.h"
+#include "loop/pull.h"
 #include "os/sys.h"
 
 /** The live slot behind a connection pointer, or NULL: a slot can be read even when it is empty. */
@@ -78,7 +79,7 @@ berth_conn_credit(struct berth_conn *conn, size_t bytes)
         return -EALREADY;
     if (forward_keep_credit(loop, slot, bytes == BERTH_CREDIT_UNLIMITED ? UINT64_MAX : bytes))
         return 0;
-    if (bytes == BERTH_CREDIT_UNLIMITED) {
+    if (bytes == BERTH_CREDIT_UNLIMITED && !conn_held(loop, slot)) {
         slot->state &= ~(uint32_t)CONN_CREDIT;
     } else {
         struct conn_cold *cold = slot_cold(loop, slot);

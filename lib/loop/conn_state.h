@@ -57,6 +57,12 @@ enum conn_state {
  */
 #define SLOT_BULK BERTH_SLOT_DRIVER_2
 
+/**
+ * Of slot->flags: its bytes are fetched by a puller, if its cold record names one (pull.h). On
+ * io_uring this is also the flag of parked connections: a poll request in place of a receive.
+ */
+#define SLOT_PULLS BERTH_SLOT_DRIVER_3
+
 /** Anything that makes a send come too late. */
 #define CONN_NO_SEND                                                                               \
     (SLOT_KIND_MASK | CONN_SHUT_WANTED | CONN_SHUT_DONE | CONN_CLOSE_WANTED | CONN_FAILED)

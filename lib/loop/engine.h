@@ -57,6 +57,13 @@ struct engine {
      */
     int (*park)(struct berth_loop *loop, struct berth_slot *conn);
 
+    /**
+     * The connection has got a puller (SLOT_PULLS will be set), or has none any more: then the
+     * engine clears SLOT_PULLS in its own time. NULL: nothing that is posted stands in the way.
+     */
+    void (*pull_start)(struct berth_loop *loop, struct berth_slot *conn);
+    void (*pull_stop)(struct berth_loop *loop, struct berth_slot *conn);
+
     /** The send queue is not empty and CONN_SENDING is not set: send from its head. */
     void (*send)(struct berth_loop *loop, struct berth_slot *conn);
 

@@ -18,6 +18,7 @@
 
 #include "loop/engine_ready.h"
 #include "loop/poller.h"
+#include "loop/pull.h"
 #include "loop/send.h"
 #include "os/sys.h"
 
@@ -121,6 +122,21 @@ bulk_class(const struct berth_loop *loop, size_t share_left)
     return BERTH_CLASS_4K;
 }
 
+/** The same as receive below, by way of the connection's puller. */
+static void
+pull(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
+{
+    const enum pulled pulled = pull_turn(loop, slot, loop->options.fairness_bytes, to_the_end);
+    if (pulled == PULLED_ENOUGH || slot->state & CONN_STARVED) {
+        ready_receive_stop(loop, slot); /* conn_progress starts it again when it may */
+        slot->state |= CONN_TODO;
+    } else if (pulled == PULLED_SHARE) {
+        const int error = ready_update_interest(loop, slot);
+        if (error)
+            conn_failed(loop, slot, error);
+    }
+}
+
 /**
  * Reads until there is no more, or the connection has had its share of the turn. What is left must
  * be asked for again: the poller may have told of it once and for all.
@@ -129,10 +145,14 @@ static void
 receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
 {
     const size_t share = loop->options.fairness_bytes;
-    const int bulk = slot->flags & SLOT_BULK;
+    const int bulk = slot->flags & (SLOT_BULK | SLOT_PULLS);
     enum berth_class size_class = BERTH_UNLIKELY(bulk) ? bulk_class(loop, share) : BERTH_CLASS_4K;
     size_t size = BERTH_UNLIKELY(bulk) ? berth_class_bytes(size_class) : RECEIVE_BYTES;
     size_t total = 0;
+    if (BERTH_UNLIKELY(bulk & SLOT_PULLS)) {
+        pull(loop, slot, to_the_end);
+        return;
+    }
     if (BERTH_UNLIKELY(bulk))
         slot->flags &= (uint8_t)~SLOT_BULK;
     for (;;) {

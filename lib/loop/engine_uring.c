@@ -388,7 +388,7 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
         uring_on_parked(loop, slot, result);
         break;
     case OP_PARK:
-        uring_on_park_failed(slot, result);
+        uring_on_park_failed(loop, slot, result);
         break;
     case OP_DATAGRAM:
     case OP_DATAGRAM_LARGE:
@@ -510,6 +510,8 @@ const struct engine berth_engine_uring = {
     .receive_start = uring_receive_start,
     .receive_stop = uring_receive_stop,
     .park = uring_park,
+    .pull_start = uring_pull_start,
+    .pull_stop = uring_pull_stop,
     .send = uring_send,
     .connect_wait = uring_connect_wait,
     .cancel = uring_cancel,

@@ -77,6 +77,13 @@ BERTH_STATIC_ASSERT(sizeof(struct berth_uring_buf_reg) == sizeof(struct io_uring
 #define LANE_CLASS BERTH_CLASS_2M
 #define LANE_GROUP_FIRST 16
 
+/**
+ * A connection that has been alone for some turns may have so many shares in one go: nobody seems
+ * to wait behind it.
+ */
+#define SHARES_ALONE 16
+#define ALONE_TURNS 8
+
 struct lane_buffer {
     void *data; /**< NULL: no buffer behind this id */
     uint32_t buffer;
@@ -172,10 +179,12 @@ uring_has(const struct uring_engine *state, enum loop_feature feature)
 #define CONN_UNPROVEN CONN_WRITABLE /**< nothing tells yet that the posted receive sees errors */
 
 /**
- * Of slot->flags: an idle connection. With CONN_STOPPING, whatever it has posted is being
- * cancelled; without it, what is posted is a poll request and no receive.
+ * Of slot->flags: an idle connection, or one that is pulled. With CONN_STOPPING, whatever it has
+ * posted is being cancelled; without it, what is posted is a poll request and no receive. Only one
+ * that is pulled has the flag while nothing is posted; and its last receive, if the kernel would
+ * not cancel it (uring_is_polled).
  */
-#define SLOT_PARKED BERTH_SLOT_DRIVER_3
+#define SLOT_PARKED SLOT_PULLS
 
 /* ---- submitting: engine_uring.c -------------------------------------------------------------- */
 
@@ -280,11 +289,21 @@ int uring_park(struct berth_loop *loop, struct berth_slot *slot);
 /** The receive of such a connection has ended: 1 if a poll request is posted now in its place. */
 int uring_park_or_not(struct berth_loop *loop, struct berth_slot *slot, int32_t result);
 
+/** Whether what a parked connection has posted is a poll request; asked while none is stopping. */
+int uring_is_polled(const struct berth_loop *loop, const struct berth_slot *slot);
+
+/** Withdraws what is posted in the way of a puller; and what to do when the puller has gone. */
+void uring_pull_start(struct berth_loop *loop, struct berth_slot *slot);
+void uring_pull_stop(struct berth_loop *loop, struct berth_slot *slot);
+
+/** In place of a receive. 0, or, as uring_receive_start, later. */
+int uring_pull_post(struct berth_loop *loop, struct berth_slot *slot);
+
 /** The completion of the poll request. */
 void uring_on_parked(struct berth_loop *loop, struct berth_slot *slot, int32_t result);
 
 /** The completion of the cancel: there is one only if it failed. */
-void uring_on_park_failed(struct berth_slot *slot, int32_t result);
+void uring_on_park_failed(const struct berth_loop *loop, struct berth_slot *slot, int32_t result);
 
 /* ---- closing: engine_uring_close.c ----------------------------------------------------------- */
 

@@ -27,7 +27,7 @@ static void
 cancel_each(struct berth_loop *loop, const struct berth_slot *slot)
 {
     const int parked = slot->flags & SLOT_PARKED, stopping = slot->state & CONN_STOPPING;
-    if (slot->state & CONN_RECEIVING && (!parked || stopping))
+    if (slot->state & CONN_RECEIVING && (!parked || stopping || !uring_is_polled(loop, slot)))
         cancel_operation(loop, slot, slot->flags & SLOT_LANE ? OP_RECEIVE_LANE : OP_RECEIVE);
     if (slot->state & CONN_RECEIVING && parked)
         cancel_operation(loop, slot, OP_PARKED);

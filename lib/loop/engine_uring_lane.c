@@ -218,6 +218,8 @@ uring_lane_close(struct berth_loop *loop, struct berth_slot *slot)
 void
 uring_lane_consider(struct berth_loop *loop, struct berth_slot *slot)
 {
+    if (slot->flags & SLOT_PARKED)
+        return; /* it is pulled from now on */
     struct conn_cold *cold = slot_cold(loop, slot);
     const uint64_t turns = loop->stats.turns;
     cold->bulk_score = turns - cold->bulk_turn <= LANE_TURNS_BETWEEN ? cold->bulk_score + 1 : 1;
@@ -229,7 +231,8 @@ uring_lane_consider(struct berth_loop *loop, struct berth_slot *slot)
 void
 uring_lane_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
 {
-    if (lane_of(loop, slot)->leaving || result == -ENOBUFS)
+    /* Whoever is pulled from now on has no use for it. */
+    if (lane_of(loop, slot)->leaving || result == -ENOBUFS || slot->flags & SLOT_PARKED)
         uring_lane_close(loop, slot);
 }
 

@@ -7,6 +7,9 @@
  *        ^                              |                            |
  *        +------ something came --------+         readable, ended ---+
  *
+ * A connection that is pulled (pull.h) has the same poll request, for as long as it is pulled; what
+ * comes is fetched by its puller when the request has ended, and then the request is posted again.
+ *
  * The invariants: a connection has a receive or a poll request in flight, never both; whatever ends
  * one of them, conn_progress or this file posts the next if data is wanted; bytes are never taken
  * by a receive that is being cancelled without being delivered, since it delivers like any other.
@@ -18,7 +21,22 @@
 
 #include <poll.h>
 
+#include "loop/pull.h"
 #include "os/probes.h"
+
+/** Withdraws the posted receive, without hearing of it unless that fails. 0: not now. */
+static int
+withdraw(struct berth_loop *loop, struct berth_slot *slot, enum loop_op op)
+{
+    struct io_uring_sqe *submission = uring_get_submission(loop);
+    if (submission == NULL)
+        return 0;
+    io_uring_prep_cancel64(submission, berth_slot_token(slot, (uint8_t)op), 0);
+    submission->flags |= IOSQE_CQE_SKIP_SUCCESS; /* the end of the receive says it all */
+    uring_set_token(submission, slot, OP_PARK);
+    slot->state |= CONN_STOPPING;
+    return 1;
+}
 
 int
 uring_park(struct berth_loop *loop, struct berth_slot *slot)
@@ -27,26 +45,22 @@ uring_park(struct berth_loop *loop, struct berth_slot *slot)
     /* A lane is taken back from whoever goes quiet, and then its connection comes by again. */
     if (slot->state & CONN_STOPPING || slot->flags & (SLOT_PARKED | SLOT_LANE))
         return 0;
-    struct io_uring_sqe *submission = uring_get_submission(loop);
-    if (submission == NULL)
+    if (!withdraw(loop, slot, OP_RECEIVE))
         return 0;
-    io_uring_prep_cancel64(submission, berth_slot_token(slot, OP_RECEIVE), 0);
-    submission->flags |= IOSQE_CQE_SKIP_SUCCESS; /* the end of the receive says it all */
-    uring_set_token(submission, slot, OP_PARK);
-    slot->state |= CONN_STOPPING;
     slot->flags |= SLOT_PARKED;
     return 1;
 }
 
 void
-uring_on_park_failed(struct berth_slot *slot, int32_t result)
+uring_on_park_failed(const struct berth_loop *loop, struct berth_slot *slot, int32_t result)
 {
     /* Not found: the receive has ended by itself, and its last completion says how. */
     if (result >= 0 || result == -ENOENT || !(slot->state & CONN_STOPPING))
         return;
     slot->state &= ~(uint32_t)CONN_STOPPING;
-    slot->flags &= (uint8_t)~SLOT_PARKED; /* the receive is still posted: so be it */
-    slot->state |= CONN_TODO;             /* meanwhile it may have become unwelcome */
+    if (!conn_pulls(loop, slot))
+        slot->flags &= (uint8_t)~SLOT_PARKED; /* the receive is still posted: so be it */
+    slot->state |= CONN_TODO;                 /* meanwhile it may have become unwelcome */
 }
 
 /** The poll request itself. POLLHUP and POLLERR need no asking for. */
@@ -62,8 +76,6 @@ post_poll(struct berth_loop *loop, struct berth_slot *slot)
     slot->state |= CONN_RECEIVING;
     slot->flags |= SLOT_PARKED;
     loop->parked++;
-    loop->stats.demotions++;
-    BERTH_PROBE_CONN(park, slot);
     return 1;
 }
 
@@ -71,13 +83,82 @@ int
 uring_park_or_not(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
 {
     BERTH_ASSERT(!(slot->state & CONN_RECEIVING));
+    if (conn_pulls(loop, slot))
+        return 0; /* conn_progress posts what is due now */
     slot->flags &= (uint8_t)~SLOT_PARKED;
     /* Anything but the cancel's own effect means that it is not idle, or not wanted any more: it
      * goes on as if nothing had been tried. Bytes that came meanwhile and are still in the socket
      * are no obstacle: the poll request will say so at once. */
     if (result != -ECANCELED || slot->state & CONN_READ_ACTIVE || !conn_may_receive(loop, slot))
         return 0;
-    return post_poll(loop, slot);
+    if (!post_poll(loop, slot))
+        return 0;
+    loop->stats.demotions++;
+    BERTH_PROBE_CONN(park, slot);
+    return 1;
+}
+
+/** Something came for a connection that is pulled. */
+static void
+pull(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
+{
+    struct uring_engine *state = uring_state(loop);
+    size_t share = loop->options.fairness_bytes;
+    slot_cold(loop, slot)->pull_polls = 0;
+    slot->state |= CONN_TODO; /* the poll request is posted again, or a receive */
+    if (result < 0) {
+        if (result != -ECANCELED && result != -EINTR && result != -EAGAIN && result != -ENOMEM)
+            conn_failed(loop, slot, result);
+        return;
+    }
+    if (state->receiver != slot->index + 1) {
+        state->receiver = slot->index + 1;
+        state->receivers++;
+    }
+    if (state->alone >= ALONE_TURNS)
+        share *= SHARES_ALONE;
+    /* What is left makes the next poll request end at once: no need to look for the end now. */
+    (void)pull_turn(loop, slot, share, 0);
+}
+
+int
+uring_pull_post(struct berth_loop *loop, struct berth_slot *slot)
+{
+    BERTH_ASSERT(conn_pulls(loop, slot) && !(slot->state & CONN_RECEIVING));
+    if (slot->flags & SLOT_LANE)
+        uring_lane_close(loop, slot);
+    if (post_poll(loop, slot))
+        slot_cold(loop, slot)->pull_polls = 1;
+    else
+        conn_todo(loop, slot);
+    return 0;
+}
+
+int
+uring_is_polled(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    return !conn_pulls(loop, slot) || slot_cold(loop, slot)->pull_polls;
+}
+
+void
+uring_pull_start(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (!(slot->state & CONN_RECEIVING) || slot->state & CONN_STOPPING)
+        return; /* whatever is posted next is a poll request */
+    if (slot->flags & SLOT_PARKED)
+        slot_cold(loop, slot)->pull_polls = 1;
+    else
+        (void)withdraw(loop, slot, slot->flags & SLOT_LANE ? OP_RECEIVE_LANE : OP_RECEIVE);
+}
+
+void
+uring_pull_stop(struct berth_loop *loop, struct berth_slot *slot)
+{
+    /* With a poll request posted it is as one that was parked: what comes first promotes it. */
+    const int posted = slot->state & CONN_RECEIVING;
+    if (!posted || !(slot->state & CONN_STOPPING || slot_cold(loop, slot)->pull_polls))
+        slot->flags &= (uint8_t)~SLOT_PARKED;
+    slot_cold(loop, slot)->pull_polls = 0;
 }
 
 void
@@ -85,9 +166,13 @@ uring_on_parked(struct berth_loop *loop, struct berth_slot *slot, int32_t result
 {
     BERTH_ASSERT(slot->flags & SLOT_PARKED && loop->parked > 0);
     uring_operation_ended(slot);
-    slot->flags &= (uint8_t)~SLOT_PARKED;
     loop->parked--;
     loop->current = slot;
+    if (conn_pulls(loop, slot)) {
+        pull(loop, slot, result);
+        return;
+    }
+    slot->flags &= (uint8_t)~SLOT_PARKED;
     if (result < 0 || !conn_may_receive(loop, slot)) {
         slot->state |= CONN_TODO; /* cancelled or failed: a receive is posted if one is wanted */
         return;

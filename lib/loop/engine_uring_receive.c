@@ -18,13 +18,6 @@
 #define SLOT_LIMITED BERTH_SLOT_DRIVER_1
 
 /**
- * A connection that has been alone for some turns may have so many shares in one go: nobody seems
- * to wait behind it.
- */
-#define SHARES_ALONE 16
-#define ALONE_TURNS 8
-
-/**
  * How much a receive may bring before it ends: the connection's share of a turn, and what credit it
  * has left. Many small buffers in one completion are bounded by what one completion can list.
  */
@@ -78,6 +71,8 @@ int
 uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
 {
     struct uring_engine *state = uring_state(loop);
+    if (BERTH_UNLIKELY(slot->flags & SLOT_PARKED))
+        return uring_pull_post(loop, slot);
     struct io_uring_sqe *submission = uring_begin_operation(loop, slot);
     if (submission == NULL) {
         conn_todo(loop, slot);
@@ -107,7 +102,7 @@ void
 uring_receive_stop(struct berth_loop *loop, struct berth_slot *slot)
 {
     enum loop_op op = slot->flags & SLOT_LANE ? OP_RECEIVE_LANE : OP_RECEIVE;
-    if (slot->flags & SLOT_PARKED)
+    if (slot->flags & SLOT_PARKED && uring_is_polled(loop, slot))
         op = OP_PARKED;
     if (slot_kind(slot) == KIND_DATAGRAM)
         op = uring_datagram_op(loop, slot);

@@ -59,6 +59,8 @@ struct conn_list {
     uint32_t count;
 };
 
+struct puller;
+
 /** What the loop needs of a connection only in unusual moments: ahead of the user's cold record. */
 struct conn_cold {
     const struct berth_handlers *handlers; /**< class 0 (connect, adopt) only */
@@ -77,9 +79,13 @@ struct conn_cold {
     uint8_t was_nonblocking;    /**< O_NONBLOCK was set when it was adopted */
     berth_detached_fn detached; /**< the connection is leaving (with CONN_CREDIT): whom to tell */
     void *detached_arg;
-    struct forward *forward; /**< its part in forwarding: forward.c; NULL: none */
-    int32_t leaving_fd;      /**< it can go, with this */
-    unsigned char unused[44];
+    struct forward *forward;     /**< its part in forwarding: forward.c; NULL: none */
+    int32_t leaving_fd;          /**< it can go, with this */
+    uint8_t pull_held;           /**< its puller is not called for now (with CONN_CREDIT) */
+    uint8_t pull_polls;          /**< uring, with a puller: what is posted is a poll request */
+    const struct puller *puller; /**< with SLOT_PULLS; NULL: none */
+    void *pull_state;            /**< the puller's own */
+    unsigned char unused[24];
 };
 #define CONN_COLD_BYTES 256
 BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "four cache lines");
@@ -159,6 +165,7 @@ struct berth_loop {
     uint32_t conns;
     uint32_t zombies; /**< of those, the ones that the kernel does not let go of */
     uint32_t parked;  /**< of those, the ones whose receive has been exchanged for a poll request */
+    uint32_t pulling; /**< those with a puller */
     struct idle_scan idle;
 
     struct berth_loop_options options;
@@ -417,7 +424,20 @@ conn_may_receive(const struct berth_loop *loop, const struct berth_slot *slot)
     if (BERTH_UNLIKELY(slot->state & CONN_HIGH) && !loop->options.keep_receiving &&
         !forward_is_fed(loop, slot))
         return 0;
-    return BERTH_LIKELY(!(slot->state & CONN_CREDIT)) || slot_cold(loop, slot)->credit > 0;
+    if (BERTH_LIKELY(!(slot->state & CONN_CREDIT)))
+        return 1;
+    return slot_cold(loop, slot)->credit > 0 && !slot_cold(loop, slot)->pull_held;
+}
+
+/** Bytes were delivered: uses up credit, if there is a limit. */
+static inline void
+conn_use_credit(const struct berth_loop *loop, struct berth_slot *slot, size_t bytes)
+{
+    if (BERTH_LIKELY(!(slot->state & CONN_CREDIT)))
+        return;
+    struct conn_cold *cold = slot_cold(loop, slot);
+    cold->credit -= bytes < cold->credit ? bytes : cold->credit;
+    slot->state |= CONN_TODO;
 }
 
 /** Whether the connection is on its way out of the loop: no bit of its own, as it is rare. */

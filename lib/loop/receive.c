@@ -9,6 +9,7 @@
  */
 #define BERTH_SYS_SOCKET
 #include "loop/loop_internal.h"
+#include "loop/pull.h"
 #include "loop/send.h"
 
 #include "os/sanitize.h"
@@ -154,10 +155,14 @@ receive_now(struct berth_loop *loop, struct berth_slot *slot, int fd, enum berth
     return 0;
 }
 
-/** The same by a borrowed descriptor. */
+/** The same by a borrowed descriptor, or whatever the connection is read from by. */
 static void
 receive_borrowing(struct berth_loop *loop, struct berth_slot *slot)
 {
+    if (BERTH_UNLIKELY(conn_pulls(loop, slot))) {
+        (void)pull_turn(loop, slot, loop->options.fairness_bytes, 0);
+        return;
+    }
     const int fd = descriptor_borrow(loop, slot);
     if (fd >= 0)
         (void)receive_now(loop, slot, fd, BERTH_CLASS_4K);
