@@ -28,16 +28,17 @@ static const struct stream_path drain = {
 
 #define PATH(text, function, size)                                                                 \
     {                                                                                              \
-        .name = (text), .run = (function), .peer = &drain, .bytes = (size)                         \
+        .name = (text), .run = (function), .role = STREAM_SENDS, .peer = &drain, .bytes = (size)   \
     }
 #define URING(text, how, kernel)                                                                   \
     {                                                                                              \
-        .name = (text), .run = send_uring_run, .peer = &drain, .bytes = 64 << 10, .mode = (how),   \
-        .needs = (kernel)                                                                          \
+        .name = (text), .run = send_uring_run, .role = STREAM_SENDS, .peer = &drain,               \
+        .bytes = 64 << 10, .mode = (how), .needs = (kernel)                                        \
     }
 #define BERTH(text, which)                                                                         \
     {                                                                                              \
-        .name = (text), .run = send_berth_run, .peer = &drain, .engine = (which)                   \
+        .name = (text), .run = send_berth_run, .role = STREAM_SENDS, .peer = &drain,               \
+        .engine = (which)                                                                          \
     }
 
 static const struct stream_path paths[] = {
@@ -55,6 +56,7 @@ static const struct stream_path paths[] = {
 #endif
     {.name = "zerocopy-64k",
      .run = send_zerocopy_run,
+     .role = STREAM_SENDS,
      .peer = &drain,
      .bytes = 64 << 10,
      .needs = "MSG_ZEROCOPY"},
@@ -68,7 +70,7 @@ static int
 run(struct bench *bench)
 {
     static const struct stream_case one = {
-        .table = "send", .paths = paths, .baseline = "write-64k", .sender_measured = true};
+        .table = "send", .paths = paths, .baseline = "write-64k"};
     const int error = stream_case_run(bench, &one);
     report_note(&bench->report,
                 "verified: one word in each 4 KiB of what every 16th receive took; the other "

@@ -25,6 +25,7 @@
     CASES_OF_URING(row) \
     row(receive)   \
     row(send)      \
+    row(copies)    \
     row(table)     \
     row(pool)      \
     row(timers)    \

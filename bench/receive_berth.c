@@ -33,7 +33,7 @@ receive_berth_run(struct stream_side *side)
     if (error == 0)
         error = berth_adopt(loop, side->fd, &handlers, side, NULL);
     if (error == 0)
-        error = stream_berth_turn(side, loop, BERTH_COPY_RECEIVE);
+        error = stream_berth_turn(side, loop);
     berth_loop_destroy(loop);
     return error;
 }

@@ -89,7 +89,7 @@ send_berth_run(struct stream_side *side)
     if (error == 0)
         error = berth_adopt(sender.loop, side->fd, &handlers, &sender, NULL);
     if (error == 0)
-        error = stream_berth_turn(side, sender.loop, BERTH_COPY_SEND);
+        error = stream_berth_turn(side, sender.loop);
     leases_release(&sender);
     berth_loop_destroy(sender.loop);
     return error;

@@ -65,6 +65,29 @@ send_writev_run(struct stream_side *side)
     return error > 0 ? 0 : error;
 }
 
+/** What sending a file costs when the program reads it: into a buffer, and out of it. */
+int
+send_read_run(struct stream_side *side)
+{
+    const int file = stream_source_file(side);
+    unsigned char *buffer = file >= 0 ? stream_memory(side->path->bytes) : NULL;
+    if (buffer == NULL)
+        return file < 0 ? file : -ENOMEM;
+    int error = 0;
+    stream_ready(side);
+    while (error == 0 && stream_goes_on(side)) {
+        const size_t bytes = stream_source_piece(side, side->path->bytes);
+        const ssize_t got = pread(file, buffer, bytes, (off_t)side->source_at);
+        side->counters.syscalls++;
+        if (got <= 0)
+            error = got == 0 ? -EIO : stream_call_failed(-errno);
+        else
+            error = count(side, send(side->fd, buffer, (size_t)got, MSG_NOSIGNAL), 2);
+    }
+    close(file);
+    return error > 0 ? 0 : error;
+}
+
 int
 send_sendfile_run(struct stream_side *side)
 {

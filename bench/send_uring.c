@@ -67,7 +67,7 @@ complete_memory(struct sender *sender, const struct io_uring_cqe *cqe)
     const unsigned slot = (unsigned)cqe->user_data;
     const bool copied = ((uint32_t)cqe->res & BENCH_NOTIF_USAGE_ZC_COPIED) != 0;
     if (sender->reports)
-        stream_settled(sender->side, sender->slots[slot], copied ? sender->slots[slot] : 0);
+        stream_notified(sender->side, sender->slots[slot], copied);
     slot_free(sender, slot);
 }
 

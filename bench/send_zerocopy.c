@@ -39,7 +39,7 @@ settle(struct sender *sender, const struct sock_extended_err *news)
     uint32_t count = news->ee_data - news->ee_info + 1;
     for (uint32_t at = news->ee_info; count > 0 && count <= PENDING_MAX; count--, at++) {
         const uint32_t bytes = sender->pending[at % PENDING_MAX];
-        stream_settled(sender->side, bytes, copied ? bytes : 0);
+        stream_notified(sender->side, bytes, copied);
         sender->pending[at % PENDING_MAX] = 0;
     }
     while (sender->oldest != sender->next && sender->pending[sender->oldest % PENDING_MAX] == 0)

@@ -47,7 +47,8 @@ struct server_counters {
     struct berth_copies copies; /**< all of that ledger */
     /* Of streams only (stream.h), for which received_bytes is what was received or sent. */
     uint64_t settled_bytes; /**< of which it is known by now whether the kernel copied them */
-    uint64_t copied_bytes;  /**< of those: copied, as often as they were */
+    uint64_t copied_bytes;  /**< of those: copied at most, as often as they were */
+    uint64_t copied_least;  /**< of those: copied for certain */
     uint64_t words_checked;
     uint64_t words_wrong;
 };

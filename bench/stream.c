@@ -1,6 +1,7 @@
 /*
  * One slice of a stream: a connection, a process at each end, a warm-up, and two looks at the
- * counters of both. How bytes are received or sent is not here: see receive_*.c and send_*.c.
+ * counters of both; or two connections and a process between them. How bytes are received, sent and
+ * passed on is not here: see receive_*.c, send_*.c and relay_*.c.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -23,10 +24,14 @@
 
 /* ---- the sides ------------------------------------------------------------------------------- */
 
+/** Two ends of each of two connections: from the sender, and from a relay to the receiver. */
+#define ENDS 4
+
 /** What the next process to be forked is to do. */
 static struct {
     const struct stream_path *path;
-    int fd, fd_of_other;
+    int fd, fd_onward;
+    const int *ends; /**< ENDS of them: those of the others, too; -1: closed already */
 } next_side;
 
 void
@@ -99,13 +104,21 @@ stream_source_file(struct stream_side *side)
 static int
 serve(struct server_control *control, const struct server_kind *kind)
 {
-    struct stream_side side = {.control = control, .path = next_side.path, .fd = next_side.fd};
+    struct stream_side side = {
+        .control = control,
+        .path = next_side.path,
+        .fd = next_side.fd,
+        .fd_onward = next_side.fd_onward,
+    };
     (void)kind;
     /* sendfile(2) and splice(2) have no flag for "no signal when the peer is gone". */
     signal(SIGPIPE, SIG_IGN);
-    /* While this process holds the other end too, the death of the other goes unnoticed. */
-    if (next_side.fd_of_other >= 0)
-        close(next_side.fd_of_other);
+    /* While this process holds an end of another, the death of that one goes unnoticed. */
+    for (unsigned i = 0; i < ENDS; i++) {
+        const int end = next_side.ends[i];
+        if (end >= 0 && end != side.fd && end != side.fd_onward)
+            close(end);
+    }
     return side.path->run(&side);
 }
 
@@ -170,52 +183,95 @@ connect_both(int fds[2], int mss)
 
 /* ---- measuring ------------------------------------------------------------------------------- */
 
-/** Both processes; those of the sender have index 1. */
-struct pair {
-    struct server_kind kinds[2];
-    struct server sides[2];
+/** The processes, by what they do. Without a relay the last one is not there. */
+struct chain {
+    const struct stream_path *paths[STREAM_ROLES];
+    struct server_kind kinds[STREAM_ROLES];
+    struct server sides[STREAM_ROLES];
+    unsigned count;
+    enum stream_role measured;
 };
 
-static int
-pair_start(struct pair *pair, const struct stream_options *options)
+/** Who does what, when `path` is measured. */
+static void
+chain_plan(struct chain *chain, const struct stream_path *path)
 {
-    int fds[2];
-    int error = connect_both(fds, options->mss);
-    for (unsigned i = 0; i < 2 && error == 0; i++) {
-        const bool measured = options->sender_measured == (i == 1);
-        next_side.path = i == 0 ? options->receiver : options->sender;
-        next_side.fd = fds[i];
-        next_side.fd_of_other = fds[!i];
-        pair->kinds[i] = (struct server_kind){.name = next_side.path->name, .serve = serve};
-        error = server_start(&pair->sides[i], &pair->kinds[i],
-                             measured ? options->cpu_measured : options->cpu_other);
-        close(fds[i]);
-        fds[i] = -1;
+    chain->measured = path->role;
+    chain->count = path->role == STREAM_RELAYS ? 3 : 2;
+    chain->paths[path->role] = path;
+    if (path->role == STREAM_SENDS)
+        chain->paths[STREAM_RECEIVES] = path->peer;
+    else
+        chain->paths[STREAM_SENDS] = path->peer;
+    if (path->role == STREAM_RELAYS)
+        chain->paths[STREAM_RECEIVES] = path->receiver;
+}
+
+/** Forks one side, whose ends are `*fd` and perhaps `*fd_onward`, and closes them here. */
+static int
+chain_start_one(struct chain *chain, enum stream_role role, int cpu, int *fd, int *fd_onward)
+{
+    next_side.path = chain->paths[role];
+    next_side.fd = *fd;
+    next_side.fd_onward = fd_onward != NULL ? *fd_onward : -1;
+    chain->kinds[role] = (struct server_kind){.name = next_side.path->name, .serve = serve};
+    const int error = server_start(&chain->sides[role], &chain->kinds[role], cpu);
+    close(*fd);
+    *fd = -1;
+    if (fd_onward != NULL) {
+        close(*fd_onward);
+        *fd_onward = -1;
     }
-    close_both(fds);
+    return error;
+}
+
+static int
+chain_start(struct chain *chain, const struct stream_options *options)
+{
+    int ends[ENDS] = {-1, -1, -1, -1};
+    int *from_sender = ends, *to_receiver = ends + 2;
+    const bool relays = chain->count > 2;
+    const int mss = options->path->mss;
+    int cpus[STREAM_ROLES] = {options->cpu_other, options->cpu_other, options->cpu_other};
+    cpus[chain->measured] = options->cpu_measured;
+    int error = connect_both(from_sender, mss);
+    if (error == 0 && relays)
+        error = connect_both(to_receiver, mss);
+    next_side.ends = ends;
+    if (error == 0)
+        error = chain_start_one(chain, STREAM_RECEIVES, cpus[STREAM_RECEIVES],
+                                relays ? &to_receiver[0] : &from_sender[0], NULL);
+    if (error == 0 && relays)
+        error = chain_start_one(chain, STREAM_RELAYS, cpus[STREAM_RELAYS], &from_sender[0],
+                                &to_receiver[1]);
+    if (error == 0)
+        error = chain_start_one(chain, STREAM_SENDS, cpus[STREAM_SENDS], &from_sender[1], NULL);
+    close_both(from_sender);
+    close_both(to_receiver);
     return error;
 }
 
 static void
-pair_stop(struct pair *pair)
+chain_stop(struct chain *chain)
 {
-    for (unsigned i = 0; i < 2; i++) {
-        if (pair->sides[i].control != NULL)
-            atomic_store(&pair->sides[i].control->stop, 1);
+    /* The sender first: its end wakes whoever waits behind it. */
+    static const enum stream_role order[] = {STREAM_SENDS, STREAM_RELAYS, STREAM_RECEIVES};
+    for (unsigned i = 0; i < STREAM_ROLES; i++) {
+        if (chain->sides[i].control != NULL)
+            atomic_store(&chain->sides[i].control->stop, 1);
     }
-    /* The sender first: its end wakes a receiver that waits. */
-    server_stop(&pair->sides[1]);
-    server_stop(&pair->sides[0]);
+    for (unsigned i = 0; i < STREAM_ROLES; i++)
+        server_stop(&chain->sides[order[i]]);
 }
 
 static int
-pair_counters(struct pair *pair, struct server_counters counters[2])
+chain_counters(struct chain *chain, struct server_counters *counters)
 {
     int error = 0;
-    for (unsigned i = 0; i < 2 && error == 0; i++) {
-        error = server_counters_get(&pair->sides[i], &counters[i]);
-        if (error == -ESRCH && pair->sides[i].control->error != 0)
-            error = pair->sides[i].control->error;
+    for (unsigned i = 0; i < chain->count && error == 0; i++) {
+        error = server_counters_get(&chain->sides[i], &counters[i]);
+        if (error == -ESRCH && chain->sides[i].control->error != 0)
+            error = chain->sides[i].control->error;
     }
     return error;
 }
@@ -230,66 +286,75 @@ pause_for(uint64_t ns)
         machine_sleep_ms((unsigned)((end - now + 999999) / 1000000));
 }
 
+/** How much a counter went up; the bound of what was copied may come down. */
 static double
 delta(const struct server_counters counters[2], size_t member)
 {
     uint64_t before, after;
     memcpy(&before, (const char *)&counters[0] + member, sizeof before);
     memcpy(&after, (const char *)&counters[1] + member, sizeof after);
-    return (double)(after - before);
+    return after > before ? (double)(after - before) : 0.0;
 }
 #define DELTA(counters, member) delta(counters, offsetof(struct server_counters, member))
 
-/** `measured` and `receiver` are counters before and after; so are `other`, of the other side. */
-static void
-compute(const struct server_counters measured[2], const struct server_counters other[2],
-        const struct server_counters receiver[2], struct stream_result *result)
+/** Each side's counters before and after. */
+static void compute(struct server_counters (*counters)[2], const struct chain *chain,
+                    struct stream_result *result)
 {
+    const struct server_counters *measured = counters[chain->measured];
+    const struct server_counters *receiver = counters[STREAM_RECEIVES];
     const double bytes = DELTA(measured, received_bytes), wall_ns = DELTA(measured, wall_ns);
     const double settled = DELTA(measured, settled_bytes);
+    *result = (struct stream_result){0};
     result->cpu_ms_per_gb = DELTA(measured, cpu_ns) * 1e-6 / (bytes * 1e-9);
     result->gb_per_second = bytes / wall_ns;
     result->copies_per_byte = settled > 0 ? DELTA(measured, copied_bytes) / settled : (double)NAN;
+    result->copies_least = settled > 0 ? DELTA(measured, copied_least) / settled : (double)NAN;
     result->syscalls_per_mb = DELTA(measured, syscalls) / (bytes * 1e-6);
-    result->other_cpu_ms_per_gb =
-        DELTA(other, cpu_ns) * 1e-6 / (DELTA(other, received_bytes) * 1e-9);
     result->busy = DELTA(measured, cpu_ns) / wall_ns;
-    result->other_busy = DELTA(other, cpu_ns) / DELTA(other, wall_ns);
+    for (unsigned i = 0; i < chain->count; i++) {
+        if (i == chain->measured)
+            continue;
+        result->other_cpu_ms_per_gb +=
+            DELTA(counters[i], cpu_ns) * 1e-6 / (DELTA(counters[i], received_bytes) * 1e-9);
+        result->other_busy += DELTA(counters[i], cpu_ns) / DELTA(counters[i], wall_ns);
+    }
     result->checked =
         DELTA(receiver, words_checked) * STREAM_CHECK_EVERY / DELTA(receiver, received_bytes);
 }
 
 static int
-measure_on(struct pair *pair, const struct stream_options *options, struct stream_result *result)
+measure_on(struct chain *chain, const struct stream_options *options, struct stream_result *result)
 {
-    struct server_counters before[2], after[2];
+    struct server_counters before[STREAM_ROLES], after[STREAM_ROLES], both[STREAM_ROLES][2];
     pause_for(options->warm_ns);
-    int error = pair_counters(pair, before);
+    int error = chain_counters(chain, before);
     if (error == 0)
         pause_for(options->run_ns);
     if (error == 0)
-        error = pair_counters(pair, after);
+        error = chain_counters(chain, after);
     if (error != 0)
         return error;
-    const struct server_counters receiver[2] = {before[0], after[0]};
-    const struct server_counters sender[2] = {before[1], after[1]};
-    if (after[0].received_bytes == before[0].received_bytes ||
-        after[1].received_bytes == before[1].received_bytes)
-        return -ETIMEDOUT;
-    if (after[0].words_wrong > 0)
+    for (unsigned i = 0; i < chain->count; i++) {
+        if (after[i].received_bytes == before[i].received_bytes)
+            return -ETIMEDOUT;
+        both[i][0] = before[i];
+        both[i][1] = after[i];
+    }
+    if (after[STREAM_RECEIVES].words_wrong > 0)
         return -EPROTO;
-    compute(options->sender_measured ? sender : receiver,
-            options->sender_measured ? receiver : sender, receiver, result);
+    compute(both, chain, result);
     return 0;
 }
 
 int
 stream_measure(const struct stream_options *options, struct stream_result *result)
 {
-    struct pair pair = {0};
-    int error = pair_start(&pair, options);
+    struct chain chain = {0};
+    chain_plan(&chain, options->path);
+    int error = chain_start(&chain, options);
     if (error == 0)
-        error = measure_on(&pair, options, result);
-    pair_stop(&pair);
+        error = measure_on(&chain, options, result);
+    chain_stop(&chain);
     return machine_interrupted ? -ECANCELED : error;
 }

@@ -1,8 +1,8 @@
 /*
- * Bulk data over one loopback TCP connection, from one process to another: what the ways to receive
- * and the ways to send have in common. Each side is a process of its own with a page of counters
- * (server.h), which it looks at between two calls, so that processor time, bytes and system calls
- * belong to exactly the same work.
+ * Bulk data over one loopback TCP connection, from one process to another, or over two with a relay
+ * between them: what the ways to receive, to send and to pass on have in common. Each side is a
+ * process of its own with a page of counters (server.h), which it looks at between two calls, so
+ * that processor time, bytes and system calls belong to exactly the same work.
  *
  * Every sender sends the same STREAM_SOURCE_BYTES over and over. They hold a check word every
  * STREAM_CHECK_EVERY bytes, each another one, and every receiver that gets to see the bytes
@@ -41,24 +41,33 @@
 
 struct stream_side;
 
-/** One way to receive, or to send. */
+/** What a process does in a stream. */
+enum stream_role { STREAM_RECEIVES, STREAM_SENDS, STREAM_RELAYS };
+#define STREAM_ROLES 3
+
+/** One way to receive, to send, or to pass on. */
 struct stream_path {
     const char *name;
     /** Works until stream_goes_on says no, or the peer is gone. 0, or -errno if it cannot. */
     int (*run)(struct stream_side *side);
-    const struct stream_path *peer; /**< what the other process does meanwhile */
-    uint32_t bytes;                 /**< of one call, or of one buffer */
-    unsigned mode;                  /**< the affair of `run` */
-    int mss;                        /**< TCP_MAXSEG of both ends; 0: left alone */
-    const char *engine;             /**< of berth's loop */
-    const char *needs;              /**< what a kernel may refuse, for people; or NULL */
+    enum stream_role role;
+    const struct stream_path *peer;     /**< what the other process does meanwhile; of a relay: the
+                                             sender */
+    const struct stream_path *receiver; /**< of a relay: who gets what it passes on */
+    const char *base;   /**< the path it is compared with; NULL: the case's baseline */
+    uint32_t bytes;     /**< of one call, or of one buffer */
+    unsigned mode;      /**< the affair of `run` */
+    int mss;            /**< TCP_MAXSEG of both ends; 0: left alone */
+    const char *engine; /**< of berth's loop */
+    const char *needs;  /**< what a kernel may refuse, for people; or NULL */
 };
 
 /** One end of the connection, in its own process. */
 struct stream_side {
     struct server_control *control;
     const struct stream_path *path;
-    int fd; /**< connected and blocking; calls that block end after STREAM_BLOCK_MS */
+    int fd;        /**< connected and blocking; calls that block end after STREAM_BLOCK_MS */
+    int fd_onward; /**< of a relay: likewise, to the receiver; `fd` is from the sender. Else -1 */
     struct server_counters counters;
     unsigned char *source; /**< of senders */
     size_t source_at;      /**< what goes out next */
@@ -68,18 +77,17 @@ struct stream_side {
 struct stream_result {
     double cpu_ms_per_gb; /**< of the side that is measured */
     double gb_per_second;
-    double copies_per_byte; /**< NAN: the kernel does not say */
+    double copies_per_byte; /**< at most; NAN: the kernel does not say */
+    double copies_least;    /**< at least */
     double syscalls_per_mb;
-    double other_cpu_ms_per_gb;
-    double busy, other_busy; /**< shares of one CPU */
-    double checked;          /**< words checked per STREAM_CHECK_EVERY bytes received */
+    double other_cpu_ms_per_gb; /**< of all the other sides */
+    double busy, other_busy;    /**< shares of one CPU */
+    double checked;             /**< words checked per STREAM_CHECK_EVERY bytes received */
 };
 
 struct stream_options {
-    const struct stream_path *receiver, *sender;
-    bool sender_measured;
-    int mss;
-    int cpu_measured, cpu_other; /**< -1: anywhere */
+    const struct stream_path *path; /**< what is measured; it names the others */
+    int cpu_measured, cpu_other;    /**< -1: anywhere */
     uint64_t warm_ns, run_ns;
 };
 
@@ -134,12 +142,21 @@ stream_sent(struct stream_side *side, size_t bytes)
         side->source_at -= STREAM_SOURCE_BYTES;
 }
 
-/** It is known that of `bytes`, `copied` were copied by the kernel. */
+/** It is known that of `bytes`, `copied` were copied by the kernel (a byte counts each time). */
 static inline void
 stream_settled(struct stream_side *side, size_t bytes, size_t copied)
 {
     side->counters.settled_bytes += bytes;
     side->counters.copied_bytes += copied;
+    side->counters.copied_least += copied;
+}
+
+/** The kernel says of a zero-copy send of `bytes` that it did not copy, or that it did: "some". */
+static inline void
+stream_notified(struct stream_side *side, size_t bytes, bool copied)
+{
+    side->counters.settled_bytes += bytes;
+    side->counters.copied_bytes += copied ? bytes : 0;
 }
 
 /** The word at place number `at` of the stream: neighbours differ in many bits. */
@@ -193,8 +210,12 @@ int receive_plain_run(struct stream_side *side);
 int receive_uring_run(struct stream_side *side);
 int receive_mapped_run(struct stream_side *side);
 int receive_berth_run(struct stream_side *side);
+int relay_copy_run(struct stream_side *side);
+int relay_splice_run(struct stream_side *side);
+int relay_berth_run(struct stream_side *side);
 int send_write_run(struct stream_side *side);
 int send_writev_run(struct stream_side *side);
+int send_read_run(struct stream_side *side);
 int send_sendfile_run(struct stream_side *side);
 int send_splice_run(struct stream_side *side);
 int send_vmsplice_run(struct stream_side *side);
@@ -202,17 +223,20 @@ int send_zerocopy_run(struct stream_side *side);
 int send_uring_run(struct stream_side *side);
 int send_berth_run(struct stream_side *side);
 
-/* ---- the two cases: stream_case.c, stream_memcpy.c ----------------------------------------------
+/* ---- the cases: stream_case.c, stream_memcpy.c --------------------------------------------------
  */
 
 struct stream_case {
     const char *table;
     const struct stream_path *paths; /**< ended by a NULL name */
-    const char *baseline;
-    bool sender_measured;
+    const char *baseline;            /**< of paths that name none */
+    const char *compared_with;       /**< what ratios are to, for people; NULL: the baseline */
 };
 
-/** Measures every path wanted, the baseline twice, and memcpy, and adds the table. 0 or -EIO. */
+/**
+ * Measures every path wanted, what it is compared with (that twice), and memcpy, and adds the
+ * table. 0 or -EIO.
+ */
 int stream_case_run(struct bench *bench, const struct stream_case *one);
 
 /** The name of variant number `at` of a case: its paths, then memcpy's. NULL past the last. */
@@ -224,11 +248,12 @@ bool stream_memcpy_subject(unsigned at, struct bench_subject *subject);
 /** Gives the memory back. */
 void stream_memcpy_end(void);
 
-/** What the subjects of both cases measure. */
+/** What the subjects of all these cases measure. */
 enum stream_metric {
     STREAM_CPU_MS,
     STREAM_RATE,
     STREAM_COPIES,
+    STREAM_COPIES_LEAST,
     STREAM_SYSCALLS,
     STREAM_OTHER_CPU_MS,
     STREAM_BOTH_CPU_MS,

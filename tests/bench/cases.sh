@@ -29,6 +29,7 @@ for case in $cases; do
     # However few the rounds, never a number that is none.
     check "$case: no NaN, no infinity" sh -c '! grep -n -w -i -E "nan|inf|infinity" "$@"' sh \
         "$case.csv" "$case.json"
+    check "$case: what came out is what went in" sh -c '! grep -q "other bytes came out" out'
     check "$case: the text has the machine" grep -q '^  machine ' out
     check "$case: the text has a verdict" grep -q -E '^  reliable: (yes|no)$' out
 done

@@ -1,0 +1,99 @@
+/*
+ * Passing on what one connection receives to another on berth's loop: the spans that the callback
+ * is lent go into the other's send queue as they are. When that queue is long, the sender gets no
+ * more credit until it has drained.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+
+#include <berth.h>
+#include <berth/loop.h>
+
+#include "stream_berth.h"
+
+struct relay {
+    struct berth_conn *from, *onward; /**< NULL: not open yet, or gone */
+    size_t high_bytes;                /**< of the send queue: `drained` comes after it */
+    int error;
+};
+
+static void
+pass_on(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
+{
+    struct relay *relay = berth_conn_context(conn);
+    (void)bytes;
+    for (unsigned i = 0; i < n && relay->onward != NULL && relay->error == 0; i++)
+        relay->error = berth_send_span(relay->onward, &spans[i]);
+    if (relay->onward != NULL && berth_conn_queued(relay->onward) > relay->high_bytes)
+        (void)berth_conn_credit(conn, 0);
+}
+
+static int
+from_open(struct berth_conn *conn, void *context)
+{
+    struct relay *relay = context;
+    relay->from = conn;
+    /* Nothing is received that could not be passed on. */
+    return relay->onward != NULL ? 0 : berth_conn_credit(conn, 0);
+}
+
+static void
+from_close(struct berth_conn *conn, int reason)
+{
+    struct relay *relay = berth_conn_context(conn);
+    (void)reason;
+    relay->from = NULL;
+}
+
+static void
+onward_drained(struct berth_conn *conn)
+{
+    struct relay *relay = berth_conn_context(conn);
+    if (relay->from != NULL)
+        (void)berth_conn_credit(relay->from, BERTH_CREDIT_UNLIMITED);
+}
+
+static int
+onward_open(struct berth_conn *conn, void *context)
+{
+    struct relay *relay = context;
+    relay->onward = conn;
+    onward_drained(conn);
+    return 0;
+}
+
+static void
+onward_close(struct berth_conn *conn, int reason)
+{
+    struct relay *relay = berth_conn_context(conn);
+    (void)reason;
+    relay->onward = NULL;
+    if (relay->from != NULL)
+        (void)berth_conn_abort(relay->from);
+}
+
+static const struct berth_handlers from_handlers = {
+    .open = from_open, .data = pass_on, .close = from_close};
+static const struct berth_handlers onward_handlers = {
+    .open = onward_open, .drained = onward_drained, .close = onward_close};
+
+int
+relay_berth_run(struct stream_side *side)
+{
+    struct relay relay = {0};
+    struct berth_loop *loop = NULL;
+    struct berth_loop_options options;
+    berth_loop_options_init(&options);
+    options.engine = side->path->engine;
+    relay.high_bytes = options.send_high_bytes;
+    int error = berth_loop_create(&loop, &options);
+    if (error == 0)
+        error = berth_adopt(loop, side->fd_onward, &onward_handlers, &relay, NULL);
+    if (error == 0)
+        error = berth_adopt(loop, side->fd, &from_handlers, &relay, NULL);
+    if (error == 0)
+        error = stream_berth_turn(side, loop);
+    berth_loop_destroy(loop);
+    return error != 0 ? error : relay.error;
+}
