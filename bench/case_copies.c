@@ -76,8 +76,12 @@ static const struct stream_path paths[] = {
     {RELAY("relay-splice", relay_splice_run), .bytes = 1 << 20},
 #ifdef BERTH_HAVE_LIBURING
     {RELAY("relay-berth-uring", relay_berth_run), .engine = "uring"},
+    {RELAY("relay-berth-forward-uring", relay_berth_run), .engine = "uring",
+     .mode = STREAM_RELAY_FORWARD},
 #endif
     {RELAY("relay-berth-epoll", relay_berth_run), .engine = "epoll"},
+    {RELAY("relay-berth-forward-epoll", relay_berth_run), .engine = "epoll",
+     .mode = STREAM_RELAY_FORWARD},
     {.name = NULL},
 };
 

@@ -1,13 +1,14 @@
 /*
- * Passing on what one connection receives to another on berth's loop: the spans that the callback
- * is lent go into the other's send queue as they are. When that queue is long, the sender gets no
- * more credit until it has drained.
+ * Passing on what one connection receives to another on berth's loop: by berth_forward, or by hand,
+ * when the spans that the callback is lent go into the other's send queue as they are, and the
+ * sender gets no more credit while that queue is long.
  *
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
 
 #include <berth.h>
+#include <berth/forward.h>
 #include <berth/loop.h>
 
 #include "stream_berth.h"
@@ -15,8 +16,17 @@
 struct relay {
     struct berth_conn *from, *onward; /**< NULL: not open yet, or gone */
     size_t high_bytes;                /**< of the send queue: `drained` comes after it */
+    bool forwards;                    /**< berth_forward does it */
     int error;
 };
+
+/** Has berth do it, as soon as there are both. */
+static void
+forward(struct relay *relay)
+{
+    if (relay->forwards && relay->from != NULL && relay->onward != NULL)
+        relay->error = berth_forward(relay->from, relay->onward, 0);
+}
 
 static void
 pass_on(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
@@ -34,6 +44,7 @@ from_open(struct berth_conn *conn, void *context)
 {
     struct relay *relay = context;
     relay->from = conn;
+    forward(relay);
     /* Nothing is received that could not be passed on. */
     return relay->onward != NULL ? 0 : berth_conn_credit(conn, 0);
 }
@@ -50,7 +61,7 @@ static void
 onward_drained(struct berth_conn *conn)
 {
     struct relay *relay = berth_conn_context(conn);
-    if (relay->from != NULL)
+    if (relay->from != NULL && !relay->forwards)
         (void)berth_conn_credit(relay->from, BERTH_CREDIT_UNLIMITED);
 }
 
@@ -59,8 +70,10 @@ onward_open(struct berth_conn *conn, void *context)
 {
     struct relay *relay = context;
     relay->onward = conn;
-    onward_drained(conn);
-    return 0;
+    forward(relay);
+    if (relay->from != NULL)
+        (void)berth_conn_credit(relay->from, BERTH_CREDIT_UNLIMITED);
+    return relay->error;
 }
 
 static void
@@ -81,7 +94,7 @@ static const struct berth_handlers onward_handlers = {
 int
 relay_berth_run(struct stream_side *side)
 {
-    struct relay relay = {0};
+    struct relay relay = {.forwards = side->path->mode == STREAM_RELAY_FORWARD};
     struct berth_loop *loop = NULL;
     struct berth_loop_options options;
     berth_loop_options_init(&options);
