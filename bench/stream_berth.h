@@ -11,12 +11,12 @@
 
 #include "stream.h"
 
-/** Adds what the ledger says of one direction's copies. */
+/** Adds what the ledger says of one direction's copies, for the bytes that are counted. */
 static inline void
 stream_berth_add(const struct berth_copies *copies, enum berth_copy_direction direction,
                  struct server_counters *counters)
 {
-    const uint64_t moved = direction == BERTH_COPY_RECEIVE ? copies->received : copies->sent;
+    const uint64_t moved = counters->settled_bytes;
     const double high = berth_copy_factor(copies, direction, BERTH_COPY_HIGH);
     const double low = berth_copy_factor(copies, direction, BERTH_COPY_LOW);
     counters->copied_bytes += (uint64_t)(high * (double)moved + 0.5);
