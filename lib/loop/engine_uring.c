@@ -415,16 +415,19 @@ static unsigned
 reap(struct berth_loop *loop)
 {
     struct io_uring *ring = &uring_state(loop)->ring;
-    const unsigned mask = *ring->cq.kring_mask;
-    const unsigned head = *ring->cq.khead;
     const unsigned ready = io_uring_cq_ready(ring);
     const unsigned count =
         ready < loop->options.events_max ? ready : (unsigned)loop->options.events_max;
-    const struct io_uring_cqe *completions = ring->cq.cqes;
-    for (unsigned i = 0; i < count; i++) {
-        const struct io_uring_cqe *ahead = &completions[(head + i + PREFETCH_DISTANCE) & mask];
-        berth_table_prefetch(loop->table, ahead->user_data);
-        dispatch(loop, &completions[(head + i) & mask]);
+    /* In bytes, so that it costs nothing that they may have either size. */
+    const uint32_t size = (uint32_t)sizeof(struct io_uring_cqe) << io_uring_cqe_shift(ring);
+    const uint32_t mask = *ring->cq.kring_mask * size;
+    const unsigned char *completions = (const unsigned char *)ring->cq.cqes;
+    uint32_t at = *ring->cq.khead * size;
+    for (unsigned i = 0; i < count; i++, at += size) {
+        const void *ahead = completions + ((at + PREFETCH_DISTANCE * size) & mask);
+        berth_table_prefetch(loop->table, ((const struct io_uring_cqe *)ahead)->user_data);
+        const void *completion = completions + (at & mask);
+        dispatch(loop, (const struct io_uring_cqe *)completion);
     }
     io_uring_cq_advance(ring, count);
     return count;

@@ -167,6 +167,13 @@ uring_state(const struct berth_loop *loop)
     return (struct uring_engine *)loop->engine_state;
 }
 
+/** A completion by its number, which counts on for ever: they have 16 bytes, or with zcrx 32. */
+static inline const struct io_uring_cqe *
+uring_completion(const struct io_uring *ring, unsigned number)
+{
+    return &ring->cq.cqes[(size_t)(number & *ring->cq.kring_mask) << io_uring_cqe_shift(ring)];
+}
+
 /** Whether the engine may use a feature. */
 static inline int
 uring_has(const struct uring_engine *state, enum loop_feature feature)

@@ -56,7 +56,7 @@ try_one(struct io_uring *ring, const struct io_uring_sqe *request)
         return error;
     if (io_uring_cq_ready(ring) == 0)
         return -EAGAIN;
-    const int result = ring->cq.cqes[*ring->cq.khead & *ring->cq.kring_mask].res;
+    const int result = uring_completion(ring, *ring->cq.khead)->res;
     io_uring_cq_advance(ring, 1);
     return result;
 }
@@ -202,8 +202,7 @@ run_now(struct berth_loop *loop, const struct io_uring_sqe *request)
         return -EAGAIN;
     }
     for (unsigned i = io_uring_cq_ready(ring); i > before; i--) {
-        const struct io_uring_cqe *completion =
-            &ring->cq.cqes[(*ring->cq.khead + i - 1) & *ring->cq.kring_mask];
+        const struct io_uring_cqe *completion = uring_completion(ring, *ring->cq.khead + i - 1);
         if (completion->user_data == token)
             return completion->res;
     }

@@ -247,8 +247,9 @@ check_buffers(struct trial *trial)
 static int
 take_completion(struct trial *trial)
 {
-    const unsigned head = *trial->ring.cq.khead & *trial->ring.cq.kring_mask;
-    const struct io_uring_cqe completion = trial->ring.cq.cqes[head];
+    const unsigned head = *trial->ring.cq.khead;
+    struct io_uring_cqe completion;
+    memcpy(&completion, uring_completion(&trial->ring, head), sizeof(completion));
     io_uring_cq_advance(&trial->ring, 1);
     const uint32_t number = (uint32_t)(completion.user_data >> NUMBER_SHIFT);
     if ((completion.user_data & ((1u << NUMBER_SHIFT) - 1)) == FOR_CANCEL) {

@@ -279,6 +279,20 @@ berth_thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
 #include <liburing.h>
 /* io_uring_enable_rings is declared by liburing 2.3, but not exported: hence the plain register. */
 
+#ifdef BERTH_SYS_TABLE
+/** IORING_SETUP_ flags that every ring is made with besides, so that a test can run on others. */
+extern unsigned berth_sys_uring_flags;
+#endif
+
+static inline __attribute__((unused)) int
+berth_uring_init(unsigned entries, struct io_uring *ring, struct io_uring_params *params)
+{
+#ifdef BERTH_SYS_TABLE
+    params->flags |= berth_sys_uring_flags;
+#endif
+    return io_uring_queue_init_params(entries, ring, params);
+}
+
 /** Puts a descriptor into that place of the ring's table, or empties it (-1): 1 or -errno. */
 static inline __attribute__((unused)) int
 berth_uring_set_file(struct io_uring *ring, int index, int fd)
@@ -300,8 +314,7 @@ berth_uring_op_known(struct io_uring *ring, int op)
 
 #define BERTH_SYS_URING_ROWS(ROW)                                                                  \
     ROW(uring_init, (unsigned entries, struct io_uring *ring, struct io_uring_params *params),     \
-        (entries, ring, params),                                                                   \
-        (errno = EPERM, io_uring_queue_init_params(entries, ring, params)))                        \
+        (entries, ring, params), (errno = EPERM, berth_uring_init(entries, ring, params)))         \
     ROW(uring_exit, (struct io_uring * ring), (ring), (io_uring_queue_exit(ring), 0))              \
     ROW(uring_no_fork, (struct io_uring * ring), (ring),                                           \
         (errno = EPERM, io_uring_ring_dontfork(ring)))                                             \

@@ -31,8 +31,8 @@ struct answer {
 };
 
 static struct {
-    struct io_uring_cq kernels; /**< while the engine has ours */
-    struct io_uring_cqe queue[QUEUE];
+    struct io_uring_cq kernels;           /**< while the engine has ours */
+    struct io_uring_cqe queue[2 * QUEUE]; /* they have one place each, or two */
     unsigned head, tail, mask, entries, flags, overflow;
     unsigned seen; /**< submissions looked at */
     struct answer answers[ANSWERS];
@@ -47,6 +47,12 @@ static struct {
     unsigned out;
     uint64_t clock_ahead_ms, frozen_at_ms;
 } own;
+
+static struct io_uring_cqe *
+completion_at(struct io_uring_cqe *queue, unsigned place)
+{
+    return &queue[between.init_flags & IORING_SETUP_CQE32 ? 2 * (size_t)place : place];
+}
 
 static void
 swap_in_ours(struct io_uring *ring)
@@ -203,7 +209,7 @@ void
 between_post(uint64_t user_data, int32_t result, uint32_t flags)
 {
     ck_assert_uint_lt(own.tail - own.head, QUEUE);
-    struct io_uring_cqe *completion = &own.queue[own.tail & own.mask];
+    struct io_uring_cqe *completion = completion_at(own.queue, own.tail & own.mask);
     completion->user_data = user_data;
     completion->res = result;
     completion->flags = flags;
@@ -253,7 +259,8 @@ drain(struct io_uring *ring)
     const unsigned head = *ring->cq.khead;
     for (unsigned i = 0; i < count; i++) {
         struct io_uring_cqe completion;
-        memcpy(&completion, &ring->cq.cqes[(head + i) & *ring->cq.kring_mask], sizeof(completion));
+        memcpy(&completion, completion_at(ring->cq.cqes, (head + i) & *ring->cq.kring_mask),
+               sizeof(completion));
         if (answered(&completion) < 0)
             continue; /* for the books it is still flying */
         look_at_completion(&completion);

@@ -176,7 +176,8 @@ faulty_wait(struct io_uring *ring, struct io_uring_cqe **completion, unsigned co
         timeout = &soon;
     const intptr_t result = sys_direct_uring_wait(ring, completion, count, timeout);
     for (; faulty.seen != *ring->cq.ktail; faulty.seen++)
-        tamper_with_completion(&ring->cq.cqes[faulty.seen & *ring->cq.kring_mask]);
+        tamper_with_completion(&ring->cq.cqes[(size_t)(faulty.seen & *ring->cq.kring_mask)
+                                              << io_uring_cqe_shift(ring)]);
     return result;
 }
 

@@ -37,7 +37,8 @@ patching_wait(struct io_uring *ring, struct io_uring_cqe **completion, unsigned 
     const unsigned head = *ring->cq.khead, tail = head + io_uring_cq_ready(ring);
     unsigned at = has_looked && (int)(looked_at - head) > 0 ? looked_at : head;
     for (; at != tail; at++) {
-        struct io_uring_cqe *entry = &ring->cq.cqes[at & *ring->cq.kring_mask];
+        struct io_uring_cqe *entry =
+            &ring->cq.cqes[(size_t)(at & *ring->cq.kring_mask) << io_uring_cqe_shift(ring)];
         if (berth_token_op(entry->user_data) != OP_DATAGRAM_SEND)
             continue;
         plan.seen++;
