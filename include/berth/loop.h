@@ -143,15 +143,17 @@ struct berth_loop_options {
                                  cost less memory of the kernel: 0 (never), or 1,000 to
                                  3,600,000; default 10,000. See berth_loop_park_idle */
     int keep_receiving;     /**< nonzero: do not pause by itself at send_high_bytes */
-    int reuse_port; /**< nonzero: listeners share their TCP address with those of other loops that
-                         say so too (SO_REUSEPORT): one loop per thread, and the kernel deals */
-    int conn_stats; /**< nonzero: count for each connection, too: berth_conn_stats_get. Costs
-                       the lines of its cold record that nobody else touches */
+    int reuse_port;   /**< nonzero: listeners share their TCP address with those of other loops that
+                           say so too (SO_REUSEPORT): one loop per thread, and the kernel deals */
+    int conn_stats;   /**< nonzero: count for each connection, too: berth_conn_stats_get. Costs
+                         the lines of its cold record that nobody else touches */
+    const char *zcrx; /**< uring: the queue of a network card to receive from without copying,
+                         "INTERFACE:QUEUE[:AREA-MiB]"; default NULL. See below */
     const struct berth_pool_options *pool; /**< NULL: the defaults */
     enum berth_huge_pages huge_pages;      /**< of the table */
 };
 
-#define BERTH_LOOP_ABI ((uint32_t)(0xbe070000u | (sizeof(void *) == 8)))
+#define BERTH_LOOP_ABI ((uint32_t)(0xbe080000u | (sizeof(void *) == 8)))
 
 /*
  * Features. The first io_uring loop of a process tries what this kernel's receives can do, in a few
@@ -169,6 +171,24 @@ struct berth_loop_options {
  *     incremental-bundles  both
  *     demotion             an idle connection costs less of the kernel's memory: idle_park_ms
  *     direct               the option direct_descriptors: on or off, whatever it says
+ */
+
+/*
+ * Zero-copy receive. NEVER RUN ON HARDWARE so far: it is made from the kernel's documentation and
+ * source, and tested over a simulated kernel only.
+ *
+ * With zcrx, "eth1:3:256" say, the engine uring registers queue 3 of eth1 (Linux 6.15), whose card
+ * then writes what it receives into 256 MiB of memory of the loop (1 to 4,096; default 64): it
+ * takes CAP_NET_ADMIN, that much locked memory, a driver that can, header split, and a rule that
+ * steers the wanted connections to that queue: 'ethtool -G eth1 tcp-data-split on hds-thresh 0',
+ * 'ethtool -N eth1 flow-type tcp4 ... action 3'. Nothing of that is done for you. Without any part
+ * of it the loop receives in the ordinary way, and berth_loop_explain says what was missing.
+ *
+ * Every TCP connection of such a loop receives so, its spans lying in that memory; bytes that come
+ * by another way the kernel copies there. Retained spans keep their pages from the card: when none
+ * is left it drops packets. Release them before the loop is destroyed: the kernel takes all pages
+ * back at that moment, and might write into them once more. Their memory stays mapped until then.
+ * What such a connection has not yet received cannot be read by recv(2): do not detach it.
  */
 
 /** Fills `options` with the defaults. Since 0.1. */
@@ -193,6 +213,7 @@ berth_loop_options_init(struct berth_loop_options *options)
     options->keep_receiving = 0;
     options->reuse_port = 0;
     options->conn_stats = 0;
+    options->zcrx = NULL;
     options->pool = NULL;
     options->huge_pages = BERTH_HUGE_AUTO;
 }

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 const char *
 berth_loop_engine(const struct berth_loop *loop)
@@ -26,6 +27,10 @@ berth_loop_explain(const struct berth_loop *loop, char *text, size_t size)
     used += loop->engine->explain(loop, text == NULL ? NULL : text + at, size - at);
     at = (size_t)used < size ? (size_t)used : size;
     used += udp_explain(loop, text == NULL ? NULL : text + at, size - at);
+    at = (size_t)used < size ? (size_t)used : size;
+    if (*loop->zcrx.interface != '\0' && strcmp(loop->engine->name, "uring") != 0)
+        used += snprintf(text == NULL ? NULL : text + at, size - at,
+                         "zero-copy receive: not used: only io_uring has it\n");
     if (!loop->options.direct_descriptors || loop->direct)
         return used;
     at = (size_t)used < size ? (size_t)used : size;

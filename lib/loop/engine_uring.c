@@ -14,6 +14,7 @@
 #define BERTH_SYS_SOCKET
 #define BERTH_SYS_URING
 #include "loop/engine_uring_udp.h"
+#include "loop/engine_uring_zcrx.h"
 #include "loop/send.h"
 
 #include <poll.h>
@@ -308,6 +309,8 @@ on_stale(struct berth_loop *loop, const struct io_uring_cqe *completion)
              berth_token_op(completion->user_data) != OP_RECEIVE_LANE)
         uring_take_buffer(loop, NULL, completion->res > 0 ? completion->res : 0,
                           (uint16_t)(completion->flags >> IORING_CQE_BUFFER_SHIFT));
+    else if (op == OP_RECEIVE && completion->res > 0 && uring_state(loop)->zcrx != NULL)
+        uring_zcrx_take(loop, NULL, completion);
 }
 
 /**
@@ -359,7 +362,7 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
     switch (berth_token_op(token)) {
     case OP_RECEIVE:
     case OP_RECEIVE_LANE:
-        uring_on_receive(loop, slot, result, flags);
+        uring_on_receive(loop, slot, completion);
         break;
     case OP_SEND:
         on_send(loop, slot, result);
@@ -481,6 +484,8 @@ uring_turn(struct berth_loop *loop, int timeout_ms)
         uring_datagram_refill(loop);
     if (BERTH_UNLIKELY(state->watch_due))
         timeout_ms = watch_again(loop, timeout_ms);
+    if (BERTH_UNLIKELY(state->zcrx != NULL))
+        (void)zcrx_area_retry(state->zcrx->area);
     const intptr_t result = wait_for_completions(loop, timeout_ms);
     loop_has_waited(loop);
     if (BERTH_UNLIKELY(result < 0 && result != -ETIME && result != -EINTR && result != -EBUSY &&

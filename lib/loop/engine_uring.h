@@ -11,7 +11,8 @@
  *   engine_uring_selftest.c  what this kernel's receives can be trusted with
  *   engine_uring_direct.c    direct descriptors: the ring's own table of files
  *
- * What the files of datagrams share besides: engine_uring_udp.h.
+ * What the files of datagrams share besides: engine_uring_udp.h; those of receives without copies:
+ * engine_uring_zcrx.h.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -154,9 +155,11 @@ struct uring_engine {
     uint8_t file_flag; /**< IOSQE_FIXED_FILE when slots are numbered by direct descriptors */
     char proof;        /**< what looking for errors reads, which nobody wants to know */
     uint32_t files;    /**< places in the table of direct descriptors; 0: there is none */
-    uint32_t files_taken;  /**< of those, before the ring was enabled: the lowest */
-    struct uring_udp *udp; /**< rings of buffers for datagrams; NULL before the first socket */
-    uint32_t features;     /**< enum loop_feature: asked for, in this kernel, and found to work */
+    uint32_t files_taken;    /**< of those, before the ring was enabled: the lowest */
+    struct uring_udp *udp;   /**< rings of buffers for datagrams; NULL before the first socket */
+    struct uring_zcrx *zcrx; /**< receives without copying; NULL: there are none */
+    char zcrx_text[256];     /**< asked for, and why there are none */
+    uint32_t features;       /**< enum loop_feature: asked for, in this kernel, and found to work */
     struct uring_verdict verdict;
     struct gather gathers[GATHERS_MAX];
 };
@@ -232,8 +235,15 @@ void uring_operation_ended(struct berth_slot *slot);
 
 int uring_receive_start(struct berth_loop *loop, struct berth_slot *slot);
 void uring_receive_stop(struct berth_loop *loop, struct berth_slot *slot);
-void uring_on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result,
-                      uint32_t flags);
+void uring_on_receive(struct berth_loop *loop, struct berth_slot *slot,
+                      const struct io_uring_cqe *completion);
+
+/**
+ * How much a receive may bring before it ends: of `bytes`, the connection's share of a turn, what
+ * credit it has left. Many small buffers are bounded by what one completion can list.
+ */
+uint32_t uring_receive_limit(const struct berth_loop *loop, const struct berth_slot *slot,
+                             uint64_t bytes);
 
 /**
  * Takes the buffer, or the bundle of them, that a completion brought, whatever else it says, and

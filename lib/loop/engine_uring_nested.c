@@ -13,6 +13,7 @@
 #define BERTH_SYS_FILE
 #define BERTH_SYS_URING
 #include "loop/engine_uring_udp.h"
+#include "loop/engine_uring_zcrx.h"
 
 #include "os/sys.h"
 
@@ -43,6 +44,8 @@ uring_rest(struct berth_loop *loop)
     uring_publish_buffers(state);
     if (state->udp != NULL)
         uring_datagram_refill(loop);
+    if (BERTH_UNLIKELY(state->zcrx != NULL))
+        (void)zcrx_area_retry(state->zcrx->area);
     /* In this order: what is not written of any more is seen here. */
     (void)sys_read(state->event_fd, &count, sizeof(count));
     loop->stats.syscalls++;

@@ -10,6 +10,7 @@
 #define BERTH_SYS_SOCKET
 #define BERTH_SYS_URING
 #include "loop/engine_uring_udp.h"
+#include "loop/engine_uring_zcrx.h"
 
 #include "os/probes.h"
 #include "os/sys.h"
@@ -21,11 +22,10 @@
  * How much a receive may bring before it ends: the connection's share of a turn, and what credit it
  * has left. Many small buffers in one completion are bounded by what one completion can list.
  */
-static uint32_t
-receive_limit(const struct berth_loop *loop, const struct berth_slot *slot)
+uint32_t
+uring_receive_limit(const struct berth_loop *loop, const struct berth_slot *slot, uint64_t bytes)
 {
     const struct uring_engine *state = uring_state(loop);
-    uint64_t bytes = state->receive_bytes_max;
     if (slot->flags & SLOT_BULK && state->alone >= ALONE_TURNS)
         bytes *= SHARES_ALONE;
     if (bytes > BUNDLE_MAX * RECEIVE_BYTES)
@@ -48,7 +48,7 @@ post_multishot(const struct berth_loop *loop, struct berth_slot *slot,
     if (state->receive_bytes_max == 0)
         return;
     slot->flags |= SLOT_LIMITED;
-    submission->len = receive_limit(loop, slot);
+    submission->len = uring_receive_limit(loop, slot, state->receive_bytes_max);
     submission->file_index = submission->len; /* `optlen` of newer headers */
     if (uring_has(state, FEATURE_BUNDLES) && !(slot->flags & SLOT_LANE) &&
         (slot->flags & SLOT_BULK || slot->state & CONN_CREDIT))
@@ -78,6 +78,10 @@ uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
         conn_todo(loop, slot);
         return 0;
     }
+    if (BERTH_UNLIKELY(state->zcrx != NULL) && uring_zcrx_post(loop, slot, submission)) {
+        slot->state |= CONN_RECEIVING | CONN_UNPROVEN;
+        return 0;
+    }
     const int lane = slot->flags & SLOT_LANE;
     io_uring_prep_recv(submission, berth_slot_fd(slot), NULL, 0, 0);
     uring_set_file(state, submission, slot);
@@ -89,7 +93,8 @@ uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
         submission->ioprio = IORING_RECVSEND_POLL_FIRST;
     slot->flags &= (uint8_t)~SLOT_LIMITED;
     const int exact = uring_has(state, FEATURE_BUNDLES) && state->receive_bytes_max != 0 && !lane;
-    if ((slot->state & CONN_CREDIT && !exact) || !uring_has(state, FEATURE_MULTISHOT))
+    const int once = state->zcrx != NULL && uring_zcrx_single(loop, slot);
+    if (once || (slot->state & CONN_CREDIT && !exact) || !uring_has(state, FEATURE_MULTISHOT))
         post_single(loop, slot, submission);
     else
         post_multishot(loop, slot, submission);
@@ -193,6 +198,8 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result,
     struct uring_engine *state = uring_state(loop);
     if (slot->flags & BERTH_SLOT_CLOSING)
         return;
+    if (BERTH_UNLIKELY(state->zcrx != NULL) && uring_zcrx_ended(loop, slot, result))
+        return;
     if (result == 0) {
         conn_eof(loop, slot);
     } else if (result == -ENOBUFS && lane) {
@@ -213,11 +220,11 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result,
     }
 }
 
-/** What looking said. */
+/** What looking said. Bytes that the card put elsewhere are there, but cannot be looked at. */
 static void
 proven(struct berth_loop *loop, struct berth_slot *slot, intptr_t got)
 {
-    if (got < 0 && got != -EAGAIN && got != -EINTR && got != -ECANCELED)
+    if (got < 0 && got != -EAGAIN && got != -EINTR && got != -ECANCELED && got != -EFAULT)
         conn_failed(loop, slot, (int)got);
 }
 
@@ -292,9 +299,12 @@ receive_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
 }
 
 void
-uring_on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint32_t flags)
+uring_on_receive(struct berth_loop *loop, struct berth_slot *slot,
+                 const struct io_uring_cqe *completion)
 {
     struct uring_engine *state = uring_state(loop);
+    const int32_t result = completion->res;
+    const uint32_t flags = completion->flags;
     const uint16_t id = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
     const int lane = slot->flags & SLOT_LANE;
     const int ended = !(flags & IORING_CQE_F_MORE);
@@ -315,6 +325,8 @@ uring_on_receive(struct berth_loop *loop, struct berth_slot *slot, int32_t resul
             uring_lane_ended(loop, slot, result);
     } else if (BERTH_LIKELY(flags & IORING_CQE_F_BUFFER)) {
         uring_take_buffer(loop, slot, result, id);
+    } else if (result > 0) {
+        uring_zcrx_take(loop, slot, completion);
     }
     if (BERTH_UNLIKELY(result <= 0))
         receive_failed(loop, slot, result, lane);

@@ -9,6 +9,7 @@
 #define BERTH_SYS_FILE
 #define BERTH_SYS_URING
 #include "loop/engine_uring_udp.h"
+#include "loop/engine_uring_zcrx.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,6 +98,7 @@ uring_destroy(struct berth_loop *loop)
         return;
     uring_direct_destroy(loop);
     (void)sys_uring_exit(&state->ring);
+    uring_zcrx_destroy(state);
     uring_lanes_destroy(loop);
     if (state->event_fd >= 0)
         (void)sys_close(state->event_fd);
@@ -111,9 +113,9 @@ uring_destroy(struct berth_loop *loop)
     loop->engine_state = NULL;
 }
 
-/** Sets the ring up with the best flags this kernel takes. */
+/** Sets the ring up with the best flags this kernel takes, and with `more`, which need the best. */
 static int
-init_ring(struct berth_loop *loop, struct uring_engine *state)
+init_ring(const struct berth_loop *loop, struct uring_engine *state, uint32_t more)
 {
     static const uint32_t flag_sets[] = {
         IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED,
@@ -123,11 +125,12 @@ init_ring(struct berth_loop *loop, struct uring_engine *state)
     while (completions < loop->options.receive_buffers || completions < loop->options.events_max)
         completions *= 2;
     int error = -EINVAL;
-    for (size_t i = 0; i < sizeof(flag_sets) / sizeof(flag_sets[0]) && error == -EINVAL; i++) {
+    const size_t tries = more != 0 ? 1 : sizeof(flag_sets) / sizeof(flag_sets[0]);
+    for (size_t i = 0; i < tries && error == -EINVAL; i++) {
         struct io_uring_params params;
         memset(&params, 0, sizeof(params));
-        params.flags =
-            flag_sets[i] | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP;
+        params.flags = flag_sets[i] | more | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL |
+                       IORING_SETUP_CLAMP;
         params.cq_entries = completions;
         error = (int)sys_uring_init(SUBMISSIONS_MAX, &state->ring, &params);
         state->setup_flags = params.flags;
@@ -136,6 +139,23 @@ init_ring(struct berth_loop *loop, struct uring_engine *state)
     if (error == 0) /* a child would share the queues with its parent */
         (void)sys_uring_no_fork(&state->ring);
     return error;
+}
+
+/** The ring; for receives without copying one with large completions, if those can be had. */
+static int
+make_ring(struct berth_loop *loop, struct uring_engine *state)
+{
+    if (*loop->zcrx.interface == '\0')
+        return init_ring(loop, state, 0);
+    const int error = init_ring(loop, state, IORING_SETUP_CQE32);
+    if (error) {
+        uring_zcrx_no_ring(state, error);
+    } else {
+        if (uring_zcrx_create(loop) == 0)
+            return 0;
+        (void)sys_uring_exit(&state->ring);
+    }
+    return init_ring(loop, state, 0);
 }
 
 /** The ring of buffers, in memory of our own, and the buffers to begin with. */
@@ -197,12 +217,13 @@ uring_create(struct berth_loop *loop, char *why, size_t why_size)
     if (state == NULL)
         return -ENOMEM;
     state->event_fd = -1;
-    int error = init_ring(loop, state);
+    loop->engine_state = state;
+    int error = make_ring(loop, state);
     if (error) {
+        loop->engine_state = NULL;
         free(state);
         return error;
     }
-    loop->engine_state = state;
     (void)snprintf(why, why_size, "multishot receive (Linux 6.0)");
     /* Multishot receive cannot be asked for; SEND_ZC came with the same release. */
     error = (int)sys_uring_knows(&state->ring, IORING_OP_SEND_ZC);
@@ -261,6 +282,8 @@ uring_explain(const struct berth_loop *loop, char *text, size_t size)
                  state->ring_fd_registered ? "; ring descriptor registered" : "");
     const size_t at = (size_t)used < size ? (size_t)used : size;
     used += uring_direct_explain(loop, text == NULL ? NULL : text + at, size - at);
+    const size_t then = (size_t)used < size ? (size_t)used : size;
+    used += uring_zcrx_explain(loop, text == NULL ? NULL : text + then, size - then);
     const size_t end = (size_t)used < size ? (size_t)used : size;
     return used + uring_explain_features(loop, text == NULL ? NULL : text + end, size - end);
 }

@@ -277,6 +277,7 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
         return -EINVAL;
     struct berth_loop_options options;
     struct feature_wishes wishes;
+    struct zcrx_wish zcrx;
     memset(&wishes, 0, sizeof(wishes));
     if (given != NULL)
         options = *given;
@@ -285,6 +286,8 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
     int error = options_check(&options);
     if (!error)
         error = features_parse(&wishes, options.features, NULL);
+    if (!error)
+        error = zcrx_option_parse(&zcrx, options.zcrx);
     if (error)
         return error;
     features_from_environment(&wishes);
@@ -302,6 +305,7 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
     loop->options = options;
     loop->table = &loop->table_storage; /* empty until there is an engine */
     loop->wishes = wishes;
+    loop->zcrx = zcrx;
     if (wishes.off & FEATURE_DEMOTION)
         loop->options.idle_park_ms = 0;
     if ((wishes.on | wishes.off) & FEATURE_DIRECT)
@@ -324,7 +328,8 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
         destroy_parts(loop);
         return error;
     }
-    loop->options.engine = loop->options.features = NULL; /* the caller's text: not ours to keep */
+    /* The caller's text: not ours to keep. */
+    loop->options.engine = loop->options.features = loop->options.zcrx = NULL;
     *result = loop;
     return 0;
 }

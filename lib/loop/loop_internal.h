@@ -21,6 +21,7 @@
 #include "loop/timers.h"
 #include "loop/conn_state.h"
 #include "loop/queues.h"
+#include "loop/zcrx_option.h"
 
 /** The operation byte of a token: which completion of a connection this is. */
 enum loop_op {
@@ -79,13 +80,16 @@ struct conn_cold {
     uint8_t was_nonblocking;    /**< O_NONBLOCK was set when it was adopted */
     berth_detached_fn detached; /**< the connection is leaving (with CONN_CREDIT): whom to tell */
     void *detached_arg;
-    struct forward *forward;     /**< its part in forwarding: forward.c; NULL: none */
-    int32_t leaving_fd;          /**< it can go, with this */
-    uint8_t pull_held;           /**< its puller is not called for now (with CONN_CREDIT) */
-    uint8_t pull_polls;          /**< uring, with a puller: what is posted is a poll request */
+    struct forward *forward; /**< its part in forwarding: forward.c; NULL: none */
+    int32_t leaving_fd;      /**< it can go, with this */
+    uint32_t zcrx_left;      /**< bytes that its receive without copying may still bring */
+    uint8_t zcrx;            /**< enum zcrx_state */
+    uint8_t zcrx_card;       /**< 0: not asked; 1: its packets may come by no card; 2: they do */
+    uint8_t pull_held;       /**< its puller is not called for now (with CONN_CREDIT) */
+    uint8_t pull_polls;      /**< uring, with a puller: what is posted is a poll request */
     const struct puller *puller; /**< with SLOT_PULLS; NULL: none */
     void *pull_state;            /**< the puller's own */
-    unsigned char unused[24];
+    unsigned char unused[16];
 };
 #define CONN_COLD_BYTES 256
 BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "four cache lines");
@@ -190,7 +194,8 @@ struct berth_loop {
     struct udp_state *udp;          /**< of all datagram sockets; NULL before the first */
     struct conn_class classes[CLASS_COUNT_MAX];
     struct feature_wishes wishes;
-    char refusals[512]; /**< why other engines were not taken */
+    struct zcrx_wish zcrx; /**< where to receive from without copying, if anywhere */
+    char refusals[512];    /**< why other engines were not taken */
     char direct_refusal[128];
     struct timer_wheel timers;
     struct forwarding forwarding;

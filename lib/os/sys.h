@@ -89,7 +89,18 @@
 #include <sys/uio.h>
 
 #ifdef __linux__
+#include <net/if.h>
+
+/** The number of a network interface, or -1 and errno. */
+static inline __attribute__((unused)) int
+berth_interface_index(const char *name)
+{
+    const unsigned index = if_nametoindex(name);
+    return index == 0 ? -1 : (int)index;
+}
+
 #define BERTH_SYS_LINUX_SOCKET_ROWS(ROW)                                                           \
+    ROW(interface_index, (const char *name), (name), berth_interface_index(name))                  \
     ROW(accept4, (int fd, struct sockaddr *address, socklen_t *size, int flags),                   \
         (fd, address, size, flags), accept4(fd, address, size, flags))                             \
     ROW(recvmmsg, (int fd, struct mmsghdr *messages, unsigned count, int flags),                   \
@@ -323,6 +334,9 @@ berth_uring_op_known(struct io_uring *ring, int op)
     ROW(uring_enable, (struct io_uring * ring), (ring),                                            \
         (errno = EPERM,                                                                            \
          io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0)))       \
+    ROW(uring_register, (struct io_uring * ring, unsigned op, void *argument, unsigned count),     \
+        (ring, op, argument, count),                                                               \
+        (errno = EPERM, io_uring_register((unsigned)ring->ring_fd, op, argument, count)))          \
     ROW(uring_register_ring_fd, (struct io_uring * ring), (ring),                                  \
         (errno = EPERM, io_uring_register_ring_fd(ring)))                                          \
     ROW(uring_register_buffers, (struct io_uring * ring, struct io_uring_buf_reg * registration),  \
