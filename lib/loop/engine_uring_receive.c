@@ -18,10 +18,6 @@
 /** Of slot->flags: the posted receive has limits that kernels before 6.17 refuse. */
 #define SLOT_LIMITED BERTH_SLOT_DRIVER_1
 
-/**
- * How much a receive may bring before it ends: the connection's share of a turn, and what credit it
- * has left. Many small buffers in one completion are bounded by what one completion can list.
- */
 uint32_t
 uring_receive_limit(const struct berth_loop *loop, const struct berth_slot *slot, uint64_t bytes)
 {
@@ -293,6 +289,8 @@ receive_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
         return;
     if (slot->state & CONN_CREDIT)
         return;
+    if (state->zcrx != NULL && slot_cold(loop, slot)->zcrx != ZCRX_REFUSED)
+        return; /* a single one between two of another kind */
     loop->stats.fairness_stops++;
     if (slot->flags & SLOT_BULK && !(slot->flags & SLOT_LANE) && conn_wants_data(slot))
         uring_lane_consider(loop, slot);

@@ -208,11 +208,19 @@ scribble(struct io_uring *ring)
 void
 between_post(uint64_t user_data, int32_t result, uint32_t flags)
 {
+    between_post_large(user_data, result, flags, 0xeeeeeeeeeeeeeeeeu);
+}
+
+void
+between_post_large(uint64_t user_data, int32_t result, uint32_t flags, uint64_t more)
+{
     ck_assert_uint_lt(own.tail - own.head, QUEUE);
     struct io_uring_cqe *completion = completion_at(own.queue, own.tail & own.mask);
     completion->user_data = user_data;
     completion->res = result;
     completion->flags = flags;
+    if (between.init_flags & IORING_SETUP_CQE32)
+        memcpy(completion + 1, &more, sizeof(more));
     __atomic_store_n(&own.tail, own.tail + 1, __ATOMIC_RELEASE);
 }
 
@@ -247,7 +255,7 @@ look_at_completion(const struct io_uring_cqe *completion)
         return;
     ck_assert_uint_gt(between.flying[fd], 0);
     between.flying[fd]--;
-    if (opcode == IORING_OP_RECV)
+    if (opcode == IORING_OP_RECV || opcode == BETWEEN_OP_RECV_ZC) /* they have one token */
         between.receiving[fd] = 0;
 }
 

@@ -28,6 +28,7 @@
 /** Newer than liburing 2.3. */
 #define BETWEEN_RECVSEND_BUNDLE (1u << 4)
 #define BETWEEN_FEAT_BUNDLE (1u << 14)
+#define BETWEEN_OP_RECV_ZC 58
 
 /** Descriptors that are watched. */
 #define BETWEEN_FDS 32768
@@ -84,6 +85,9 @@ void between_swallow(struct io_uring_sqe *submission);
 
 /** A completion for the engine to see. */
 void between_post(uint64_t user_data, int32_t result, uint32_t flags);
+
+/** The same, with a second half of 32 bytes. */
+void between_post_large(uint64_t user_data, int32_t result, uint32_t flags, uint64_t more);
 
 /** From now on the clock is so much ahead. */
 void between_pass(uint64_t ms);
