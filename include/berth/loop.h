@@ -122,7 +122,7 @@ struct berth_loop_options {
     const char *features; /**< what to do with and without, on uring: "-bundles,+limits"; NULL: all
                                that this kernel is found to do right. See below */
     uint32_t conns_max;   /**< descriptors below this number can be connections: see slots_max */
-    uint32_t cold_bytes; /**< of your own cold record per connection: berth_conn_cold; 0 to 3,584 */
+    uint32_t cold_bytes; /**< of your own cold record per connection: berth_conn_cold; 0 to 3,520 */
     uint32_t receive_buffers; /**< 4 KiB buffers posted to the kernel at most (uring): 16 to 32,768,
                                  rounded up to a power of two; default 4,096. 256 are posted to
                                  begin with, twice as many whenever a receive found none */
@@ -135,14 +135,19 @@ struct berth_loop_options {
     int direct_descriptors;    /**< nonzero: io_uring direct descriptors, if the kernel has what it
                                   takes: see berth_conn_fd; default 0 */
     uint32_t
-        connect_timeout_ms; /**< BERTH_TIMEOUT_CONNECT of every berth_connect, up to
-                                 BERTH_TIMEOUT_MS_MAX; default 0: as long as the kernel tries */
-    uint32_t events_max;    /**< events taken, and timers run, per turn: 16 to 8,192; default
-                                 1,024 */
-    uint32_t idle_park_ms;  /**< uring: from when on a connection that receives nothing is to
-                                 cost less memory of the kernel: 0 (never), or 1,000 to
-                                 3,600,000; default 10,000. See berth_loop_park_idle */
-    int keep_receiving;     /**< nonzero: do not pause by itself at send_high_bytes */
+        connect_timeout_ms;       /**< BERTH_TIMEOUT_CONNECT of every berth_connect, up to
+                                       BERTH_TIMEOUT_MS_MAX; default 0: as long as the kernel tries */
+    uint32_t events_max;          /**< events taken, and timers run, per turn: 16 to 8,192; default
+                                       1,024 */
+    uint32_t zerocopy_bytes;      /**< from so many queued bytes on the kernel reads what is sent in
+                                       place: 1 to BERTH_ZEROCOPY_NEVER; default 16 KiB. See below */
+    uint32_t zerocopy_pinned_max; /**< bytes of memory that are read so at a time, of all
+                                       connections of the loop; default 64 MiB. A process without
+                                       CAP_IPC_LOCK gets half of RLIMIT_MEMLOCK at most */
+    uint32_t idle_park_ms;        /**< uring: from when on a connection that receives nothing is to
+                                       cost less memory of the kernel: 0 (never), or 1,000 to
+                                       3,600,000; default 10,000. See berth_loop_park_idle */
+    int keep_receiving;           /**< nonzero: do not pause by itself at send_high_bytes */
     int reuse_port;   /**< nonzero: listeners share their TCP address with those of other loops that
                            say so too (SO_REUSEPORT): one loop per thread, and the kernel deals */
     int conn_stats;   /**< nonzero: count for each connection, too: berth_conn_stats_get. Costs
@@ -153,7 +158,10 @@ struct berth_loop_options {
     enum berth_huge_pages huge_pages;      /**< of the table */
 };
 
-#define BERTH_LOOP_ABI ((uint32_t)(0xbe080000u | (sizeof(void *) == 8)))
+#define BERTH_LOOP_ABI ((uint32_t)(0xbe090000u | (sizeof(void *) == 8)))
+
+/** zerocopy_bytes: nothing is read in place. */
+#define BERTH_ZEROCOPY_NEVER UINT32_MAX
 
 /*
  * Features. The first io_uring loop of a process tries what this kernel's receives can do, in a few
@@ -171,6 +179,7 @@ struct berth_loop_options {
  *     incremental-bundles  both
  *     demotion             an idle connection costs less of the kernel's memory: idle_park_ms
  *     direct               the option direct_descriptors: on or off, whatever it says
+ *     zerocopy             sends are read in place (all engines); "+": also where it is of no use
  */
 
 /*
@@ -208,6 +217,8 @@ berth_loop_options_init(struct berth_loop_options *options)
     options->close_timeout_ms = 5000;
     options->connect_timeout_ms = 0;
     options->events_max = 1024;
+    options->zerocopy_bytes = 16 * 1024;
+    options->zerocopy_pinned_max = 64 * 1024 * 1024;
     options->direct_descriptors = 0;
     options->idle_park_ms = 10000;
     options->keep_receiving = 0;
@@ -412,6 +423,18 @@ BERTH_API BERTH_NODISCARD int berth_adopt(struct berth_loop *loop, int fd,
  *   -EPIPE     the connection is closing, or its sending side has been shut down
  *   -ENOBUFS   send_max_bytes would be passed, or no buffer is free: nothing was queued
  *   -EINVAL    NULL, or a length over 1 GiB
+ *
+ * When zerocopy_bytes or more are queued, the kernel is asked to read them where they are instead
+ * of copying them (io_uring SEND_ZC, MSG_ZEROCOPY). A lease is then held until the peer has
+ * acknowledged its bytes, a wrapped one's free_fn is called only then, and the bytes must not
+ * change meanwhile. Whether it did is in the copy ledger: sent_in_place, sent_copied_anyway. Where
+ * it copies all the same, 8 times in a row (loopback, tunnels), the connection sends copies, and
+ * tries again after 64 MiB; where it cannot (unix: sockets) likewise. No more than
+ * zerocopy_pinned_max is read so at a time, and 4 MiB or a quarter of that for one connection; what
+ * is beyond is copied, never refused and never waited for.
+ * A close waits for the kernel to be done with the memory, close_timeout_ms at most, then resets;
+ * an abort waits for nothing. A socket with SO_ZEROCOPY set before it was adopted sends copies on
+ * readiness engines: nobody knows how many sends the kernel has counted.
  */
 
 /** Copies `length` bytes into the send queue (counted as sent_gather). */

@@ -77,9 +77,12 @@ struct berth_loop_stats {
     uint64_t datagrams_segmented; /**< ... as segments of a bigger send, cut by the kernel */
     uint64_t datagrams_refused; /**< sends of datagrams refused: the queue was full, or no buffer */
     uint64_t datagrams_lost;    /**< datagrams that the kernel refused to send */
-    uint64_t lookups;           /**< names that were looked up, and answered */
-    uint64_t ghosts;            /**< as in struct berth_table_stats, of the loop's own table */
-    uint64_t rebuilds;          /**< likewise */
+    uint64_t zerocopy_sends;    /**< sends that the kernel was to read in place */
+    uint64_t zerocopy_notifications; /**< of those, done with: it reads their memory no more */
+    uint64_t zerocopy_refused; /**< sends copied for want of room: a budget, or the kernel's */
+    uint64_t lookups;          /**< names that were looked up, and answered */
+    uint64_t ghosts;           /**< as in struct berth_table_stats, of the loop's own table */
+    uint64_t rebuilds;         /**< likewise */
 };
 
 /** Of one connection, with the option conn_stats of its loop. Since 0.1. */

@@ -26,6 +26,8 @@ berth_loop_explain(const struct berth_loop *loop, char *text, size_t size)
     size_t at = (size_t)used < size ? (size_t)used : size;
     used += loop->engine->explain(loop, text == NULL ? NULL : text + at, size - at);
     at = (size_t)used < size ? (size_t)used : size;
+    used += zerocopy_explain(loop, text == NULL ? NULL : text + at, size - at);
+    at = (size_t)used < size ? (size_t)used : size;
     used += udp_explain(loop, text == NULL ? NULL : text + at, size - at);
     at = (size_t)used < size ? (size_t)used : size;
     if (*loop->zcrx.interface != '\0' && strcmp(loop->engine->name, "uring") != 0)

@@ -265,10 +265,21 @@ finish(struct berth_loop *loop, struct berth_slot *slot)
     conn_discard(loop, slot, 1);
 }
 
+/**
+ * Ends what may still come. A readiness engine only waits for what it sent to be read: a hang-up of
+ * both sides would be reported all that time.
+ */
+static void
+shut_down_closing(struct berth_loop *loop, struct berth_slot *slot)
+{
+    (void)shut_down(loop, slot, loop->engine->sends_at_once ? SHUT_WR : SHUT_RDWR);
+}
+
 /** Starts the end: from here on nothing is delivered, sent or received. */
 static void
 take_down(struct berth_loop *loop, struct berth_slot *slot)
 {
+    zerocopy_closing(loop, slot);
     closing_list_leave(loop, slot);
     conn_unstarve(loop, slot);
     if (loop->timed > 0)
@@ -283,6 +294,8 @@ take_down(struct berth_loop *loop, struct berth_slot *slot)
         const int fd = descriptor_borrow(loop, slot);
         (void)sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
         loop->stats.syscalls++;
+        if (zerocopy_holds(loop, slot))
+            zerocopy_bring_home(loop, slot, fd);
         descriptor_return(loop, slot, fd);
     }
     if (slot->in_flight == 0)
@@ -293,7 +306,7 @@ take_down(struct berth_loop *loop, struct berth_slot *slot)
      * will do, and if it does not, closing_check comes by.
      */
     if (!(slot->state & CONN_RESET) && (!loop->direct || descriptor_kept(loop, slot) >= 0))
-        (void)shut_down(loop, slot, SHUT_RDWR);
+        shut_down_closing(loop, slot);
     loop->engine->cancel(loop, slot);
     slot_cold(loop, slot)->cancels = 1;
     closing_list_enter(loop, slot);
@@ -316,13 +329,14 @@ closing_check(struct berth_loop *loop, struct berth_slot *slot, uint64_t now_ms)
 {
     struct conn_cold *cold = slot_cold(loop, slot);
     const uint64_t age_ms = now_ms - cold->closing_since_ms;
-    if (age_ms >= ZOMBIE_AFTER_MS) {
+    const int may_wait = zerocopy_closing_step(loop, slot, now_ms);
+    if (age_ms >= ZOMBIE_AFTER_MS && !may_wait) {
         give_up(loop, slot);
     } else if ((cold->cancels == 1 && age_ms >= CANCEL_AGAIN_MS_1) ||
                (cold->cancels == 2 && age_ms >= CANCEL_AGAIN_MS_2)) {
         /* For the sake of a reset, which an orderly end would forestall, the first time without. */
         if (!(slot->state & CONN_RESET) || cold->cancels > 1)
-            (void)shut_down(loop, slot, SHUT_RDWR);
+            shut_down_closing(loop, slot);
         loop->engine->cancel(loop, slot);
         cold->cancels++;
     }

@@ -4,7 +4,8 @@
  * so an idle connection holds no buffer here either.
  *
  * Descriptors stay blocking; every operation says for itself that it must not wait. The kernel
- * never holds an operation of ours, so the in-flight count stays 0 and closing needs no waiting.
+ * never holds an operation of ours, so closing needs no waiting but for what is read in place,
+ * which is all that the in-flight count counts.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -200,7 +201,7 @@ send_many(struct berth_loop *loop, struct berth_slot *slot, size_t *asked)
     return sys_sendmsg(berth_slot_fd(slot), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-/** The kernel has its own copy when the call returns: nothing is ever in flight here. */
+/** The kernel has its own copy when the call returns: nothing is in flight here. */
 static intptr_t
 send_some(struct berth_loop *loop, struct berth_slot *slot, size_t *asked)
 {
@@ -219,9 +220,14 @@ ready_send(struct berth_loop *loop, struct berth_slot *slot)
 {
     while (slot->buffer != 0) {
         size_t asked;
-        const intptr_t sent = send_some(loop, slot, &asked);
+        intptr_t sent;
+        const int in_place = BERTH_UNLIKELY(queue_head(loop, slot)->bytes >= loop->zerocopy_from) &&
+                             ready_zerocopy_send(loop, slot, &asked, &sent);
+        if (BERTH_LIKELY(!in_place))
+            sent = send_some(loop, slot, &asked);
         if (BERTH_LIKELY(sent > 0)) {
-            send_done(loop, slot, (size_t)sent);
+            if (BERTH_LIKELY(!in_place))
+                send_done(loop, slot, (size_t)sent);
             if (sent < (intptr_t)asked)
                 loop->stats.sends_short++;
             continue;
@@ -318,11 +324,36 @@ failed_unread(struct berth_loop *loop, struct berth_slot *slot)
         conn_failed(loop, slot, error);
     else
         park(loop, slot);
+    if (BERTH_UNLIKELY(slot->in_flight > 0))
+        zerocopy_watch(loop, slot);
+}
+
+/**
+ * An error, or news of what is read in place, which looks like one. Returns the events that are
+ * left to be seen to.
+ */
+static uint32_t
+read_news(struct berth_loop *loop, struct berth_slot *slot, uint32_t events)
+{
+    const unsigned count = ready_zerocopy_news(loop, slot);
+    if (slot->flags & BERTH_SLOT_CLOSING) {
+        if (events & POLLER_HUNG_UP)
+            park(loop, slot); /* from now on conn_closing_tick looks for news */
+        return 0;
+    }
+    if (count == 0 || events & POLLER_HUNG_UP)
+        return events;
+    const int error = descriptor_error(loop, slot);
+    if (error)
+        conn_failed(loop, slot, error);
+    return events & ~(uint32_t)POLLER_FAILED;
 }
 
 static void
 dispatch_conn(struct berth_loop *loop, struct berth_slot *slot, uint32_t events)
 {
+    if (BERTH_UNLIKELY(events & POLLER_FAILED) && slot->in_flight > 0)
+        events = read_news(loop, slot, events);
     if (events & (POLLER_READABLE | POLLER_FINISHED | POLLER_FAILED) &&
         slot->state & CONN_RECEIVING)
         receive(loop, slot, (events & (POLLER_FINISHED | POLLER_FAILED)) != 0);
@@ -376,7 +407,12 @@ ready_turn(struct berth_loop *loop, int timeout_ms)
 static void
 ready_cancel(struct berth_loop *loop, struct berth_slot *slot)
 {
-    (void)loop, (void)slot; /* nothing is ever in flight */
+    if (slot->state & (CONN_RECEIVING | CONN_WRITABLE)) { /* all that is left to hear is news */
+        slot->state &= ~(uint32_t)(CONN_RECEIVING | CONN_WRITABLE | CONN_SENDING);
+        if (slot->state & CONN_WATCHED)
+            (void)ready_update_interest(loop, slot);
+    }
+    (void)ready_zerocopy_news(loop, slot);
 }
 
 /** Before the descriptor is closed: a duplicate elsewhere would keep the registration alive. */
@@ -424,6 +460,11 @@ ready_create(struct berth_loop *loop, const struct poller_interface *interface, 
     state->poller->context = loop;
     state->poller->table = loop->table;
     loop->engine_state = state;
+#ifdef __linux__
+    zerocopy_create(loop, NULL);
+#else
+    zerocopy_create(loop, "only Linux has MSG_ZEROCOPY");
+#endif
     return 0;
 }
 

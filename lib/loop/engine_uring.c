@@ -114,7 +114,10 @@ static void
 uring_send(struct berth_loop *loop, struct berth_slot *slot)
 {
     struct uring_engine *state = uring_state(loop);
-    const int many = loop->nodes.at[slot->buffer].next != 0;
+    const struct send_node *head = queue_head(loop, slot);
+    if (BERTH_UNLIKELY(head->bytes >= loop->zerocopy_from) && uring_zerocopy_send(loop, slot))
+        return;
+    const int many = head->next != 0;
     if (many && state->gathers_used == GATHERS_MAX)
         uring_submit(loop);
     if (many && state->gathers_used == GATHERS_MAX) {
@@ -138,7 +141,6 @@ uring_send(struct berth_loop *loop, struct berth_slot *slot)
         io_uring_prep_sendmsg(submission, fd, &gather->message, flags);
         send_begin(loop, slot, (unsigned)gather->message.msg_iovlen);
     } else {
-        const struct send_node *head = queue_head(loop, slot);
         io_uring_prep_send(submission, fd, send_node_data(loop, head), head->lease.length, flags);
         send_begin(loop, slot, 1);
     }
@@ -404,6 +406,8 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
         uring_on_datagram_poll(loop, slot);
         break;
     default:
+        if (uring_on_zerocopy(loop, slot, completion))
+            break;
         on_stale(loop, completion);
         return;
     }

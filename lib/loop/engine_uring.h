@@ -3,6 +3,7 @@
  *
  *   engine_uring.c           operations: what is submitted, and what its completions mean
  *   engine_uring_receive.c   the same for receives
+ *   engine_uring_zerocopy.c  sends that the kernel reads in place
  *   engine_uring_close.c    making operations come back
  *   engine_uring_lane.c      rings of buffers that bulk connections have to themselves
  *   engine_uring_park.c      what idle connections have in place of a receive
@@ -150,6 +151,7 @@ struct uring_engine {
     int ring_fd_registered;
     int refused; /**< the pool had no buffer when the ring was last refilled */
     int enabled;
+    int reports_usage; /**< it says of a send in place whether it copied after all */
     int watch_due;     /**< the wake-up descriptor is not watched: there was no submission for it */
     int event_fd;      /**< -1: nobody else waits for the ring */
     uint8_t file_flag; /**< IOSQE_FIXED_FILE when slots are numbered by direct descriptors */
@@ -321,6 +323,19 @@ void uring_on_parked(struct berth_loop *loop, struct berth_slot *slot, int32_t r
 
 /** The completion of the cancel: there is one only if it failed. */
 void uring_on_park_failed(const struct berth_loop *loop, struct berth_slot *slot, int32_t result);
+
+/* ---- sending in place: engine_uring_zerocopy.c ------------------------------------------------
+ */
+
+/** Why this kernel cannot, or NULL. */
+const char *uring_zerocopy_create(struct berth_loop *loop);
+
+/** The queue is long: sends its head in place, 1; or 0: not now, copy. */
+int uring_zerocopy_send(struct berth_loop *loop, struct berth_slot *slot);
+
+/** A completion of such a send. 0: nobody waits for it. */
+int uring_on_zerocopy(struct berth_loop *loop, struct berth_slot *slot,
+                      const struct io_uring_cqe *completion);
 
 /* ---- closing: engine_uring_close.c ----------------------------------------------------------- */
 

@@ -19,6 +19,16 @@ cancel_operation(struct berth_loop *loop, const struct berth_slot *slot, enum lo
     uring_set_token(submission, slot, OP_CANCEL);
 }
 
+/** The send that the kernel has not taken yet. A notification cannot be cancelled. */
+static void
+cancel_send(struct berth_loop *loop, const struct berth_slot *slot)
+{
+    const struct zerocopy *in_place = slot_cold(loop, slot)->zerocopy.sends;
+    const unsigned sending = in_place == NULL ? 0 : in_place->sending;
+    cancel_operation(loop, slot,
+                     sending == 0 ? OP_SEND : (enum loop_op)(OP_ZEROCOPY + sending - 1));
+}
+
 /**
  * By token, which the kernel finds at once: for a descriptor it goes through everything that waits
  * in this ring, 0.3 ms for 8,000 connections, and who closes many would do nothing else.
@@ -32,7 +42,7 @@ cancel_each(struct berth_loop *loop, const struct berth_slot *slot)
     if (slot->state & CONN_RECEIVING && parked)
         cancel_operation(loop, slot, OP_PARKED);
     if (slot->state & CONN_SENDING)
-        cancel_operation(loop, slot, OP_SEND);
+        cancel_send(loop, slot);
     if (slot->state & CONN_CONNECTING)
         cancel_operation(loop, slot, OP_CONNECT);
 }

@@ -238,6 +238,8 @@ uring_create(struct berth_loop *loop, char *why, size_t why_size)
         uring_destroy(loop);
     else
         uring_direct_create(loop);
+    if (!error)
+        zerocopy_create(loop, uring_zerocopy_create(loop));
     return error;
 }
 

@@ -17,6 +17,7 @@
 static const char *const names[FEATURE_COUNT] = {
     "multishot",   "poll-first",          "limits",   "bundles",
     "incremental", "incremental-bundles", "demotion", "direct",
+    "zerocopy",
 };
 
 #define EVERY_FEATURE ((1u << FEATURE_COUNT) - 1)

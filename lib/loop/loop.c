@@ -58,7 +58,7 @@ options_check(const struct berth_loop_options *options)
     if (options->cold_bytes > CONN_COLD_USER_MAX || options->receive_buffers < 16 ||
         options->receive_buffers > 32768 || options->events_max < 16 ||
         options->events_max > 8192 || options->fairness_bytes < 4096 ||
-        options->send_max_bytes == 0 || options->send_low_bytes >= options->send_high_bytes ||
+        options->send_max_bytes == 0 || options->zerocopy_bytes == 0 || options->send_low_bytes >= options->send_high_bytes ||
         options->send_high_bytes > options->send_max_bytes ||
         options->connect_timeout_ms > BERTH_TIMEOUT_MS_MAX ||
         (options->idle_park_ms != 0 && options->idle_park_ms < IDLE_MS_MIN) ||
@@ -236,7 +236,11 @@ close_leftovers(struct berth_loop *loop)
         struct berth_slot *slot = berth_table_slot(loop->table, index);
         if (slot_kind(slot) == KIND_WAKE)
             continue;
-        send_clear(loop, slot);
+        /* What a zombie's socket still reads must never be anybody else's: the pool goes with it. */
+        if (zerocopy_holds(loop, slot))
+            zerocopy_abandon(loop, slot);
+        else
+            send_clear(loop, slot);
         if (slot_kind(slot) == KIND_DATAGRAM)
             udp_free(loop, slot);
         const int fd = loop->direct ? descriptor_kept(loop, slot) : (int)index;
@@ -254,6 +258,7 @@ destroy_parts(struct berth_loop *loop)
     if (loop->pool != NULL)
         receive_turn_over(loop);
     close_leftovers(loop);
+    zerocopy_destroy(loop);
     resolve_destroy(loop->resolver); /* before the descriptor that its helpers write to */
     udp_state_destroy(loop);
     if (loop->wake_fd >= 0)
@@ -368,6 +373,7 @@ wait_ms(struct berth_loop *loop, int timeout_ms)
         timeout_ms = shorter(timeout_ms, STARVED_TICK_MS);
     timeout_ms = shorter(timeout_ms, udp_tick(loop));
     timeout_ms = shorter(timeout_ms, conn_closing_tick(loop));
+    timeout_ms = shorter(timeout_ms, zerocopy_tick(loop));
     timeout_ms = shorter(timeout_ms, listener_tick(loop));
     timeout_ms = shorter(timeout_ms, timers_wait_ms(loop));
     timeout_ms = shorter(timeout_ms, idle_tick(loop));

@@ -19,6 +19,7 @@
 #include "loop/features.h"
 #include "loop/timeouts.h"
 #include "loop/timers.h"
+#include "loop/zerocopy.h"
 #include "loop/conn_state.h"
 #include "loop/queues.h"
 #include "loop/zcrx_option.h"
@@ -41,7 +42,8 @@ enum loop_op {
     OP_DATAGRAM,       /**< received into a small buffer */
     OP_DATAGRAM_LARGE, /**< received into a large one: the token tells where the buffer belongs */
     OP_DATAGRAM_SEND,
-    OP_DATAGRAM_POLL /**< the socket can take more */
+    OP_DATAGRAM_POLL,  /**< the socket can take more */
+    OP_ZEROCOPY = 0x40 /**< a send that is read in place, and those after it: ZEROCOPY_SENDS_MAX */
 };
 
 /** A place in a doubly linked list of slots: 1 + index of the neighbours, 0 for none. */
@@ -80,6 +82,7 @@ struct conn_cold {
     uint8_t was_nonblocking;    /**< O_NONBLOCK was set when it was adopted */
     berth_detached_fn detached; /**< the connection is leaving (with CONN_CREDIT): whom to tell */
     void *detached_arg;
+    struct conn_zerocopy zerocopy;
     struct forward *forward; /**< its part in forwarding: forward.c; NULL: none */
     int32_t leaving_fd;      /**< it can go, with this */
     uint32_t zcrx_left;      /**< bytes that its receive without copying may still bring */
@@ -89,10 +92,10 @@ struct conn_cold {
     uint8_t pull_polls;      /**< uring, with a puller: what is posted is a poll request */
     const struct puller *puller; /**< with SLOT_PULLS; NULL: none */
     void *pull_state;            /**< the puller's own */
-    unsigned char unused[16];
+    unsigned char unused[56];
 };
-#define CONN_COLD_BYTES 256
-BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "four cache lines");
+#define CONN_COLD_BYTES 320
+BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "five cache lines");
 
 /** What is counted for one connection, behind the user's cold record: with the option conn_stats.
  */
@@ -103,7 +106,7 @@ struct conn_counts {
 #define CONN_COUNTS_BYTES ((uint32_t)sizeof(struct conn_counts))
 
 /** What loop.h allows of options.cold_bytes. */
-#define CONN_COLD_USER_MAX 3584
+#define CONN_COLD_USER_MAX 3520
 BERTH_STATIC_ASSERT(CONN_COLD_BYTES + CONN_COLD_USER_MAX + sizeof(struct conn_counts) <=
                         BERTH_TABLE_COLD_BYTES_MAX,
                     "all parts fit the table's records");
@@ -155,6 +158,7 @@ struct berth_loop {
     int flush_due;              /**< it has queued something, and nothing else is due */
     int lent_used;              /**< some of it was queued unretained */
     uint32_t counts_at;         /**< of conn_counts, from the cold record on; 0: nobody counts */
+    uint32_t zerocopy_from;     /**< queues of so many bytes may be read in place */
     struct send_nodes nodes;
     struct batch batch;
     struct berth_loop_stats stats;
@@ -194,6 +198,7 @@ struct berth_loop {
     struct udp_state *udp;          /**< of all datagram sockets; NULL before the first */
     struct conn_class classes[CLASS_COUNT_MAX];
     struct feature_wishes wishes;
+    struct zerocopy_loop zerocopy;
     struct zcrx_wish zcrx; /**< where to receive from without copying, if anywhere */
     char refusals[512];    /**< why other engines were not taken */
     char direct_refusal[128];

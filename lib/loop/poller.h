@@ -18,14 +18,15 @@ struct berth_table;
  * What to wait for, and what happened. FAILED (error or hang-up) is always waited for. With EDGE a
  * poller that can reports a change once instead of again and again, and modify looks anew; one that
  * cannot ignores it. FINISHED: the peer has finished sending, so read to the end now; never missing
- * when an edge was all that told of it.
+ * when an edge was all that told of it. HUNG_UP, with FAILED: both directions are over.
  */
 enum poller_event {
     POLLER_READABLE = 1,
     POLLER_WRITABLE = 2,
     POLLER_FAILED = 4,
     POLLER_FINISHED = 8,
-    POLLER_EDGE = 16
+    POLLER_EDGE = 16,
+    POLLER_HUNG_UP = 32
 };
 
 /** The operation byte of the tokens that readiness engines register (OP_READY). */

@@ -74,7 +74,8 @@ from_epoll(uint32_t events)
     return (events & (uint32_t)EPOLLIN ? (uint32_t)POLLER_READABLE : 0u) |
            (events & (uint32_t)EPOLLOUT ? (uint32_t)POLLER_WRITABLE : 0u) |
            (events & (uint32_t)EPOLLRDHUP ? (uint32_t)POLLER_FINISHED : 0u) |
-           (events & ((uint32_t)EPOLLERR | (uint32_t)EPOLLHUP) ? (uint32_t)POLLER_FAILED : 0u);
+           (events & ((uint32_t)EPOLLERR | (uint32_t)EPOLLHUP) ? (uint32_t)POLLER_FAILED : 0u) |
+           (events & (uint32_t)EPOLLHUP ? (uint32_t)POLLER_HUNG_UP : 0u);
 }
 
 static int

@@ -94,7 +94,8 @@ from_poll(short events)
 {
     return (events & POLLIN ? (uint32_t)POLLER_READABLE : 0u) |
            (events & POLLOUT ? (uint32_t)POLLER_WRITABLE : 0u) |
-           (events & (POLLERR | POLLHUP | POLLNVAL) ? (uint32_t)POLLER_FAILED : 0u);
+           (events & (POLLERR | POLLHUP | POLLNVAL) ? (uint32_t)POLLER_FAILED : 0u) |
+           (events & POLLHUP ? (uint32_t)POLLER_HUNG_UP : 0u);
 }
 
 static int

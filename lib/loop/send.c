@@ -16,12 +16,7 @@
 #include <sys/uio.h>
 
 #include "os/copy.h"
-#include "os/memory.h"
 #include "os/probes.h"
-
-/** Nodes of all queues of a loop together: 32 MiB of address space, resident as used. */
-#define NODES_MAX (UINT32_C(1) << 20)
-#define NODES_PER_COMMIT (UINT32_C(1) << 15)
 
 /** A piece no longer than this is copied rather than left to wait in a buffer eight times as big.
  */
@@ -29,59 +24,6 @@
 
 /** The longest single send: lengths are 32 bits, and nobody means more. */
 #define SEND_BYTES_MAX ((size_t)1 << 30)
-
-int
-send_nodes_create(struct send_nodes *nodes)
-{
-    memset(nodes, 0, sizeof(*nodes));
-    void *memory = NULL;
-    const int error = berth_memory_reserve(&memory, NODES_MAX * sizeof(struct send_node),
-                                           BERTH_HUGE_PAGE_BYTES, "berth-send");
-    if (error)
-        return error;
-    nodes->at = memory;
-    nodes->max = NODES_MAX;
-    nodes->fresh = 1; /* node 0 is "none" */
-    return 0;
-}
-
-void
-send_nodes_destroy(struct send_nodes *nodes)
-{
-    berth_memory_release(nodes->at, nodes->max * sizeof(struct send_node));
-    memset(nodes, 0, sizeof(*nodes));
-}
-
-static BERTH_COLD uint32_t
-node_get_fresh(struct send_nodes *nodes)
-{
-    if (nodes->fresh == nodes->max)
-        return 0;
-    if (nodes->fresh >= nodes->committed) {
-        if (berth_memory_commit(&nodes->at[nodes->committed],
-                                NODES_PER_COMMIT * sizeof(struct send_node)) != 0)
-            return 0;
-        nodes->committed += NODES_PER_COMMIT;
-    }
-    return nodes->fresh++;
-}
-
-static inline uint32_t
-node_get(struct send_nodes *nodes)
-{
-    const uint32_t node = nodes->free_head;
-    if (BERTH_UNLIKELY(node == 0))
-        return node_get_fresh(nodes);
-    nodes->free_head = nodes->at[node].next;
-    return node;
-}
-
-static inline void
-node_put(struct send_nodes *nodes, uint32_t node)
-{
-    nodes->at[node].next = nodes->free_head;
-    nodes->free_head = node;
-}
 
 /* ---- adding --------------------------------------------------------------------------------- */
 
@@ -429,20 +371,11 @@ land(struct berth_loop *loop, struct berth_slot *slot)
     head->in_flight = 0;
 }
 
-/** Removes the head of the queue; its successor inherits what only a head knows. */
 static inline void
 pop_head(struct berth_loop *loop, struct berth_slot *slot)
 {
-    const uint32_t index = slot->buffer;
-    struct send_node *head = &loop->nodes.at[index];
-    const struct berth_lease lease = head->lease;
-    slot->buffer = head->next;
-    if (BERTH_UNLIKELY(head->next != 0)) {
-        struct send_node *next = &loop->nodes.at[head->next];
-        next->tail = head->tail;
-        next->bytes = head->bytes;
-        next->in_flight = 0;
-    }
+    const uint32_t index = send_unlink_head(loop, slot);
+    const struct berth_lease lease = loop->nodes.at[index].lease;
     node_put(&loop->nodes, index);
     if (lease.generation != 0)
         (void)berth_release(loop->pool, lease);
@@ -456,8 +389,9 @@ count_send(const struct berth_loop *loop, const struct berth_slot *slot, size_t 
     counts->stats.sent_bytes += sent;
 }
 
-void
-send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
+/** So many bytes at the head of the queue are the kernel's, however it came by them. */
+static inline void
+account(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
 {
     struct send_node *head = queue_head(loop, slot);
     BERTH_ASSERT(head != NULL && sent <= head->bytes && head->in_flight == 0);
@@ -468,10 +402,27 @@ send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
     if (BERTH_UNLIKELY(loop->counts_at != 0))
         count_send(loop, slot, sent);
     CONN_COPIES(loop, slot, sent, sent);
-    CONN_COPIES(loop, slot, sent_kernel, sent);
     head->bytes -= (uint32_t)sent;
+    if (slot->state & (CONN_AFTER_SEND | CONN_CREDIT)) /* without credit it may be leaving */
+        slot->state |= CONN_TODO;
+}
+
+void
+send_account_zerocopy(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
+{
+    account(loop, slot, sent);
+    CONN_COPIES(loop, slot, sent_zerocopy, sent);
+}
+
+void
+send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
+{
+    account(loop, slot, sent);
+    CONN_COPIES(loop, slot, sent_kernel, sent);
+    if (BERTH_UNLIKELY(sent >= loop->zerocopy_from))
+        zerocopy_rested(loop, slot, sent);
     while (sent > 0) {
-        head = queue_head(loop, slot);
+        struct send_node *head = queue_head(loop, slot);
         if (sent < head->lease.length) {
             head->lease.offset += (uint32_t)sent;
             head->lease.length -= (uint32_t)sent;
@@ -480,8 +431,6 @@ send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
         sent -= head->lease.length;
         pop_head(loop, slot);
     }
-    if (slot->state & (CONN_AFTER_SEND | CONN_CREDIT)) /* without credit it may be leaving */
-        slot->state |= CONN_TODO;
 }
 
 void

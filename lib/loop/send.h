@@ -11,6 +11,42 @@
 int send_nodes_create(struct send_nodes *nodes);
 void send_nodes_destroy(struct send_nodes *nodes);
 
+/** A node that was never used before; 0: there is none. */
+BERTH_COLD uint32_t send_node_fresh(struct send_nodes *nodes);
+
+static inline uint32_t
+node_get(struct send_nodes *nodes)
+{
+    const uint32_t node = nodes->free_head;
+    if (BERTH_UNLIKELY(node == 0))
+        return send_node_fresh(nodes);
+    nodes->free_head = nodes->at[node].next;
+    return node;
+}
+
+static inline void
+node_put(struct send_nodes *nodes, uint32_t node)
+{
+    nodes->at[node].next = nodes->free_head;
+    nodes->free_head = node;
+}
+
+/** Takes the head out of the queue; its successor inherits what only a head knows. */
+static inline uint32_t
+send_unlink_head(struct berth_loop *loop, struct berth_slot *slot)
+{
+    const uint32_t index = slot->buffer;
+    const struct send_node *head = &loop->nodes.at[index];
+    slot->buffer = head->next;
+    if (BERTH_UNLIKELY(head->next != 0)) {
+        struct send_node *next = &loop->nodes.at[head->next];
+        next->tail = head->tail;
+        next->bytes = head->bytes;
+        next->in_flight = 0;
+    }
+    return index;
+}
+
 struct iovec;
 
 /**
@@ -34,6 +70,9 @@ unsigned send_gather(const struct berth_loop *loop, const struct berth_slot *slo
 
 /** `sent` bytes from the head of the queue are the kernel's: releases what is used up. */
 void send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent);
+
+/** The same for bytes that it reads in place: only counts, the nodes are still in the queue. */
+void send_account_zerocopy(struct berth_loop *loop, struct berth_slot *slot, size_t sent);
 
 /** The first `count` nodes are given to the kernel to read, until send_end. */
 void send_begin(struct berth_loop *loop, struct berth_slot *slot, unsigned count);

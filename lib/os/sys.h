@@ -31,7 +31,27 @@
 /* PR_SET_VMA, PR_SET_VMA_ANON_NAME: names an anonymous mapping in /proc/PID/maps. */
 #define BERTH_SYS_NAME_MEMORY(address, size, name)                                                 \
     prctl(0x53564d41, 0, (unsigned long)(address), (size), (unsigned long)(name))
+
+#include <linux/capability.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/** Whether this process may lock memory without limit: 1 or 0, or -1 and errno. */
+static inline __attribute__((unused)) int
+berth_may_lock_memory(void)
+{
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+    if (syscall(SYS_capget, &header, data) != 0)
+        return -1;
+    return (int)(data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective >> (CAP_IPC_LOCK % 32) & 1);
+}
 #else
+static inline __attribute__((unused)) int
+berth_may_lock_memory(void)
+{
+    return 0;
+}
 #define BERTH_SYS_NAME_MEMORY(address, size, name) ((void)(address), (void)(size), (void)(name), 0)
 #endif
 
@@ -43,6 +63,7 @@
         mprotect(address, size, protection))                                                       \
     ROW(madvise, (void *address, size_t size, int advice), (address, size, advice),                \
         madvise(address, size, advice))                                                            \
+    ROW(may_lock_memory, (void), (), berth_may_lock_memory())                                      \
     ROW(name_memory, (const void *address, size_t size, const char *name), (address, size, name),  \
         BERTH_SYS_NAME_MEMORY(address, size, name))
 #else
@@ -106,13 +127,25 @@ berth_interface_index(const char *name)
     ROW(recvmmsg, (int fd, struct mmsghdr *messages, unsigned count, int flags),                   \
         (fd, messages, count, flags), recvmmsg(fd, messages, count, flags, NULL))                  \
     ROW(sendmmsg, (int fd, struct mmsghdr *messages, unsigned count, int flags),                   \
-        (fd, messages, count, flags), sendmmsg(fd, messages, count, flags))
+        (fd, messages, count, flags), sendmmsg(fd, messages, count, flags))                        \
+    ROW(recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags),                \
+        recvmsg(fd, message, flags))
 #else
 #define BERTH_SYS_LINUX_SOCKET_ROWS(ROW)
 #endif
 
+#include <sys/ioctl.h>
+
+/** Bytes that the peer of a stream socket has not acknowledged. 0, or -1 and errno. */
+static inline __attribute__((unused)) int
+berth_unacknowledged(int fd, int *bytes)
+{
+    return ioctl(fd, TIOCOUTQ, bytes);
+}
+
 #define BERTH_SYS_SOCKET_ROWS(ROW)                                                                 \
     BERTH_SYS_LINUX_SOCKET_ROWS(ROW)                                                               \
+    ROW(unacknowledged, (int fd, int *bytes), (fd, bytes), berth_unacknowledged(fd, bytes))        \
     ROW(socket, (int domain, int type, int protocol), (domain, type, protocol),                    \
         socket(domain, type, protocol))                                                            \
     ROW(socketpair, (int domain, int type, int protocol, int *pair),                               \

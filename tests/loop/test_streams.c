@@ -458,7 +458,7 @@ begin_round(const char *engine)
     w.options.fairness_bytes = roll(2) ? 4096 : 65536;
     w.options.events_max = roll(2) ? 16 : 1024;
     w.options.keep_receiving = roll(3) == 0;
-    w.options.close_timeout_ms = 200;
+    w.options.close_timeout_ms = 5000; /* what is read in place is waited for so long */
     w.parking = parkings[roll(4)];
     rig_begin(&w.rig, &w.options, &handlers, NULL);
     if (small_pool && roll(2))
