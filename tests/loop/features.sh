@@ -12,7 +12,7 @@ set -u
 make_scratch features
 programs="test_streams test_bulk test_starvation test_credit test_contract"
 combinations="-multishot -poll-first -limits -bundles -incremental -incremental-bundles -demotion
-    +direct -all"
+    +direct -zerocopy +zerocopy -all"
 
 # run FEATURES: all the programs, one after the other, each into a file of its own.
 run()

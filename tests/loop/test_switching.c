@@ -134,7 +134,7 @@ static struct {
 static unsigned loops_of[RIG_ENGINES], loops_with_lanes;
 
 /** Without some of them, or of every second loop with all that this kernel can do. Engines that
- *  have no features take the list as well. The last two names mean nothing yet. */
+ *  have no features take the list as well. */
 static void
 choose_features(unsigned i)
 {
@@ -146,11 +146,11 @@ choose_features(unsigned i)
         if (roll(3) == 0)
             used += (size_t)snprintf(text + used, sizeof(w.features[i]) - used, "%s-%s",
                                      used ? "," : "", features[k].name);
-    static const char *const reserved[] = {"-demotion", "+direct"};
-    for (size_t k = 0; k < 2; k++)
+    static const char *const others[] = {"-demotion", "+direct", "-zerocopy", "+zerocopy"};
+    for (size_t k = 0; k < 4; k++)
         if (roll(3) == 0)
             used += (size_t)snprintf(text + used, sizeof(w.features[i]) - used, "%s%s",
-                                     used ? "," : "", reserved[k]);
+                                     used ? "," : "", others[k]);
     MUST(used < sizeof(w.features[i]));
     w.options[i].features = text;
 }
@@ -211,6 +211,7 @@ static void
 make_loop(unsigned i)
 {
     static const uint32_t highs[] = {2, 4096, 65536, 256 * 1024}, idle[] = {0, 1000, 10000};
+    static const uint32_t in_place[] = {1, 4096, 16384, BERTH_ZEROCOPY_NEVER};
     struct berth_loop_options *options = &w.options[i];
     do
         w.engine_numbers[i] = (unsigned)roll(RIG_ENGINES);
@@ -233,6 +234,8 @@ make_loop(unsigned i)
     options->cold_bytes = roll(2) ? 64 : 0;
     options->idle_park_ms = idle[roll(3)];
     options->conn_stats = roll(4) == 0;
+    options->zerocopy_bytes = in_place[roll(4)];
+    options->zerocopy_pinned_max = roll(2) ? 1 << 20 : 64 << 20;
     choose_features(i);
     rig_begin(&w.rigs[i], options, &handlers, NULL);
     note_features(i);
@@ -336,6 +339,7 @@ end_round(void)
         sum.fairness_stops += stats.fairness_stops;
         sum.pauses += stats.pauses;
         sum.lanes += stats.lanes;
+        sum.in_place += stats.zerocopy_sends;
         sum.demotions += stats.demotions;
         sum.promotions += stats.promotions;
         MUST(stats.zombies == 0);
@@ -427,6 +431,7 @@ report_all(void)
     report("span kept", sum.held, 1);
     report("parked", sum.demotions, uring);
     report("parked no more", sum.promotions, uring);
+    report("sent in place", sum.in_place, 1);
     report("lane opened", sum.lanes, loops_with_lanes > 0);
     report("lane given up", sum.lanes_left, loops_with_lanes > 0);
     report("lane left behind by a move", sum.lanes_moved, loops_with_lanes > 0);

@@ -1,0 +1,522 @@
+/*
+ * Sends that the kernel reads in place: that the bytes are right, that their memory is kept for as
+ * long as the kernel may read it and no longer, whatever becomes of the connection; that budgets
+ * are kept without refusing or waiting; and what is learned from a kernel that copies after all,
+ * which on loopback it always does. Every case runs on every engine.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "loop/ends.h"
+
+#include <sys/un.h>
+#include <time.h>
+
+#define THRESHOLD 16384u
+
+/** More than a stopped reader's socket holds, and less than the sender's takes. */
+#define STALLED_BYTES (128u * 1024)
+#define BIG_SOCKET_BYTES (4 << 20)
+
+/** Sends after which a connection that is copied sends copies, and how much it copies then. */
+#define TRIES 8
+#define REST_BYTES (64u << 20)
+
+static uint64_t
+milliseconds(void)
+{
+    struct timespec now;
+    ck_assert_int_eq(clock_gettime(CLOCK_MONOTONIC, &now), 0);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static struct berth_copies
+copies_of(const struct ends *ends)
+{
+    struct berth_copies copies;
+    berth_loop_copies_get(ends->rig.loop, &copies);
+    return copies;
+}
+
+/** `insists`: goes on in place though loopback copies. */
+static void
+prepare_in_place(struct ends *ends, const char *engine, int insists)
+{
+    prepare(ends, engine);
+    memset(&ways_wrapped, 0, sizeof(ways_wrapped));
+    ends->options.zerocopy_bytes = THRESHOLD;
+    ends->options.features = insists ? "+zerocopy" : NULL;
+}
+
+/** The server's socket takes much, whether or not somebody reads. */
+static void
+take_much(const struct ends *ends)
+{
+    const int bytes = BIG_SOCKET_BYTES;
+    const int fd = rig_conn_fd(the_conn(ends));
+    ck_assert_int_eq(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
+    ck_assert_int_eq(close(fd), 0);
+}
+
+/** The client reads all that was queued. */
+static void
+read_all(struct ends *ends)
+{
+    for (unsigned idle = 0; ends->read < ends->queued && idle < TURNS; idle++) {
+        if (client_reads(ends, WAYS_BYTES_MAX) > 0)
+            idle = 0;
+        (void)rig_turn(&ends->rig, 0);
+    }
+    ck_assert_uint_eq(ends->read, ends->queued);
+}
+
+/** One piece there, and the kernel is done with it. */
+static void
+send_one(struct ends *ends, size_t length)
+{
+    queue_wrapped(ends, 1, length);
+    read_all(ends);
+    RIG_UNTIL(&ends->rig, ways_wrapped.freed == ways_wrapped.made, TURNS);
+}
+
+/** Begins with a client that does not read, and much that the kernel has taken from us. */
+static void
+begin_stalled(struct ends *ends, const char *engine)
+{
+    prepare_in_place(ends, engine, 1);
+    ends->options.close_timeout_ms = 300;
+    begin(ends);
+    take_much(ends);
+    queue_wrapped(ends, 2, STALLED_BYTES);
+    RIG_UNTIL(&ends->rig, berth_conn_queued(the_conn(ends)) == 0, TURNS);
+    for (unsigned i = 0; i < 5; i++)
+        (void)rig_turn(&ends->rig, 1);
+    ck_assert_uint_lt(ways_wrapped.freed, ways_wrapped.made);
+}
+
+/** What the client still gets to read, and then: 0 at the end, or -errno. */
+static intptr_t
+read_what_is_left(struct ends *ends)
+{
+    intptr_t got;
+    do {
+        got = client_reads(ends, WAYS_BYTES_MAX);
+        (void)rig_turn(&ends->rig, 0);
+    } while (got > 0);
+    return got;
+}
+
+/* ---- bytes ---------------------------------------------------------------------------------- */
+
+START_TEST(sizes_around_the_threshold)
+{
+    static const size_t lengths[] = {1,
+                                     THRESHOLD - 1,
+                                     THRESHOLD,
+                                     THRESHOLD + 1,
+                                     3 * THRESHOLD,
+                                     THRESHOLD - 4096,
+                                     WAYS_BYTES_MAX};
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    uint64_t in_place = 0, sends = 0;
+    prepare_in_place(&ends, engine, 1);
+    begin(&ends);
+    for (unsigned i = 0; i < 2 * sizeof(lengths) / sizeof(lengths[0]); i++) {
+        const size_t length = lengths[i / 2];
+        const uint64_t before = rig_stats(&ends.rig).zerocopy_sends;
+        send_one(&ends, length);
+        const uint64_t after = rig_stats(&ends.rig).zerocopy_sends;
+        if (length < THRESHOLD)
+            ck_assert_uint_eq(after, before);
+        else
+            ck_assert_uint_gt(after, before);
+        sends = after;
+        in_place += length >= THRESHOLD ? length : 0;
+    }
+    const struct berth_copies copies = copies_of(&ends);
+    ck_assert_uint_eq(copies.sent, ends.queued);
+    ck_assert_uint_eq(copies.sent, copies.sent_kernel + copies.sent_zerocopy);
+    /* What is left of a piece that was taken in part may be too short to be worth it. */
+    ck_assert_uint_le(copies.sent_zerocopy, in_place);
+    ck_assert_uint_gt(copies.sent_zerocopy, in_place / 2);
+    ck_assert_uint_eq(copies.sent_copied_anyway, copies.sent_zerocopy);
+    ck_assert_uint_eq(copies.sent_in_place, 0);
+    ck_assert_uint_eq(rig_stats(&ends.rig).zerocopy_notifications, sends);
+    ck_assert_uint_eq(rig_stats(&ends.rig).zerocopy_refused, 0);
+    end(&ends);
+}
+END_TEST
+
+/** Everything that can be queued, in pieces of all lengths, and a reader that is slow. */
+static void
+stream_all_ways(const char *engine, uint32_t from, uint32_t pinned_max)
+{
+    struct ends ends;
+    prepare_in_place(&ends, engine, 1);
+    ends.options.zerocopy_bytes = from;
+    ends.options.zerocopy_pinned_max = pinned_max;
+    ends.total = test_is_slow() ? 1 << 20 : 8 << 20;
+    begin(&ends);
+    push(&ends, the_conn(&ends));
+    read_to_the_end(&ends, 30000);
+    ck_assert_uint_eq(ends.read, ends.total);
+    ck_assert_uint_gt(rig_stats(&ends.rig).zerocopy_sends, 10);
+    const struct berth_copies copies = copies_of(&ends);
+    ck_assert_uint_eq(copies.sent, ends.total);
+    ck_assert_uint_eq(copies.sent, copies.sent_kernel + copies.sent_zerocopy);
+    end(&ends);
+}
+
+START_TEST(streams_in_place)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    stream_all_ways(engine, 1, 64 << 20);
+    stream_all_ways(engine, THRESHOLD, 64 << 20);
+    stream_all_ways(engine, 4096, 128 << 10); /* 32 KiB for one connection */
+}
+END_TEST
+
+static void
+send_span_back(struct ends *ends, struct berth_conn *conn, const struct berth_span *span)
+{
+    ck_assert_int_eq(ways_send_span(conn, span, 0, span->length, KEY_DOWN, ends->queued), 0);
+    ends->queued += span->length;
+    look_at_marks(ends, conn);
+}
+
+START_TEST(spans_are_sent_back)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    prepare_in_place(&ends, engine, 1);
+    ends.options.zerocopy_bytes = 1000;
+    ends.on_data = send_span_back;
+    begin(&ends);
+    for (unsigned i = 0; i < 3000; i++) {
+        if (ends.written < 2 << 20)
+            client_writes(&ends, ways_length(&ends.random, 20000));
+        (void)client_reads(&ends, ways_length(&ends.random, 50000));
+        (void)rig_turn(&ends.rig, 0);
+    }
+    RIG_UNTIL(&ends.rig, (client_reads(&ends, WAYS_BYTES_MAX), ends.read == ends.written), TURNS);
+    ck_assert_uint_gt(rig_stats(&ends.rig).zerocopy_sends, 10);
+    end(&ends);
+}
+END_TEST
+
+/* ---- how long memory is kept ---------------------------------------------------------------- */
+
+START_TEST(memory_is_kept_until_it_was_read)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    begin_stalled(&ends, engine);
+    const struct berth_loop_stats stats = rig_stats(&ends.rig);
+    ck_assert_uint_lt(stats.zerocopy_notifications, stats.zerocopy_sends);
+    ck_assert_uint_eq(copies_of(&ends).sent, ends.queued);
+    read_all(&ends);
+    RIG_UNTIL(&ends.rig, ways_wrapped.freed == ways_wrapped.made, TURNS);
+    end(&ends);
+}
+END_TEST
+
+START_TEST(a_stopped_reader_and_the_budget)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    prepare_in_place(&ends, engine, 1);
+    ends.options.zerocopy_pinned_max = 1 << 20; /* 256 KiB for one connection */
+    begin(&ends);
+    take_much(&ends);
+    queue_wrapped(&ends, 24, 64 << 10);
+    /* All of it is taken from us, though nobody reads. */
+    RIG_UNTIL(&ends.rig, berth_conn_queued(the_conn(&ends)) == 0, TURNS);
+    ck_assert_uint_gt(rig_stats(&ends.rig).zerocopy_refused, 0);
+    ck_assert_uint_gt(copies_of(&ends).sent_kernel, 1 << 20);
+    ck_assert_uint_gt(copies_of(&ends).sent_zerocopy, 128 << 10);
+    ck_assert_uint_le((ways_wrapped.made - ways_wrapped.freed) * (64 << 10), (256 + 64) << 10);
+    read_all(&ends);
+    RIG_UNTIL(&ends.rig, ways_wrapped.freed == ways_wrapped.made, TURNS);
+    /* And up to the limit of the queue, as ever. */
+    int error = 0;
+    while (error == 0) {
+        error = ways_send(the_conn(&ends), WAY_WRAPPED, KEY_DOWN, ends.queued, 64 << 10,
+                          &ends.random);
+        ends.queued += error == 0 ? 64 << 10 : 0;
+        look_at_marks(&ends, the_conn(&ends));
+    }
+    ck_assert_int_eq(error, -ENOBUFS);
+    read_all(&ends);
+    end(&ends);
+}
+END_TEST
+
+/* ---- ends ----------------------------------------------------------------------------------- */
+
+START_TEST(abort_brings_all_home)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    begin_stalled(&ends, engine);
+    ck_assert_int_eq(berth_conn_abort(the_conn(&ends)), 0);
+    RIG_UNTIL(&ends.rig, ends.closes == 1, 20);
+    ck_assert_uint_eq(ways_wrapped.freed, ways_wrapped.made);
+    ck_assert_int_eq(ends.reason, -ECANCELED);
+    ck_assert_int_eq(read_what_is_left(&ends), -ECONNRESET);
+    /* What was dropped was neither read in place nor copied, as far as anybody knows. */
+    const struct berth_copies copies = copies_of(&ends);
+    ck_assert_uint_lt(copies.sent_in_place + copies.sent_copied_anyway, copies.sent_zerocopy);
+    ck_assert_uint_eq(rig_stats(&ends.rig).zombies, 0);
+    end(&ends);
+}
+END_TEST
+
+START_TEST(close_waits_so_long)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    begin_stalled(&ends, engine);
+    const uint64_t begin_ms = milliseconds();
+    ck_assert_int_eq(berth_conn_close(the_conn(&ends)), 0);
+    for (unsigned i = 0; i < 10; i++)
+        (void)rig_turn(&ends.rig, 1);
+    if (milliseconds() - begin_ms < ends.options.close_timeout_ms) {
+        ck_assert_uint_eq(ends.closes, 0);
+        ck_assert_uint_lt(ways_wrapped.freed, ways_wrapped.made);
+    }
+    RIG_UNTIL(&ends.rig, ends.closes == 1, TURNS);
+    const uint64_t waited_ms = milliseconds() - begin_ms;
+    ck_assert_uint_ge(waited_ms, ends.options.close_timeout_ms);
+    ck_assert_msg(waited_ms < 3000 || test_is_slow(), "%u ms", (unsigned)waited_ms);
+    ck_assert_uint_eq(ways_wrapped.freed, ways_wrapped.made);
+    ck_assert_int_eq(read_what_is_left(&ends), -ECONNRESET);
+    end(&ends);
+}
+END_TEST
+
+START_TEST(close_delivers_to_one_who_reads)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    begin_stalled(&ends, engine);
+    ck_assert_int_eq(berth_conn_close(the_conn(&ends)), 0);
+    (void)rig_turn(&ends.rig, 0);
+    intptr_t got = -EAGAIN;
+    for (unsigned idle = 0; got != 0 && idle < TURNS; idle++) {
+        got = client_reads(&ends, 20000);
+        ck_assert_msg(got >= 0 || got == -EAGAIN, "read: %s", strerror((int)-got));
+        if (got > 0)
+            idle = 0;
+        (void)rig_turn(&ends.rig, got > 0 ? 0 : RIG_TURN_MS);
+    }
+    ck_assert_uint_eq(ends.read, ends.queued);
+    RIG_UNTIL(&ends.rig, ends.closes == 1, TURNS);
+    ck_assert_int_eq(ends.reason, 0);
+    ck_assert_uint_eq(ways_wrapped.freed, ways_wrapped.made);
+    end(&ends);
+}
+END_TEST
+
+START_TEST(close_waits_for_one_who_reads_slowly)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    begin_stalled(&ends, engine);
+    ck_assert_int_eq(berth_conn_close(the_conn(&ends)), 0);
+    const uint64_t begin_ms = milliseconds();
+    uint64_t next_ms = begin_ms;
+    intptr_t got = -EAGAIN;
+    /* Some 16 KiB each 60 ms: a second in all, three times close_timeout_ms. */
+    while (got != 0 && milliseconds() - begin_ms < 20000) {
+        (void)rig_turn(&ends.rig, RIG_TURN_MS);
+        if (milliseconds() < next_ms)
+            continue;
+        next_ms += 60;
+        for (size_t all = 0; all < 16384; all += (size_t)got) {
+            got = client_reads(&ends, 16384 - all);
+            ck_assert_msg(got >= 0 || got == -EAGAIN, "read: %s", strerror((int)-got));
+            if (got <= 0)
+                break;
+        }
+    }
+    ck_assert_int_eq(got, 0);
+    ck_assert_uint_eq(ends.read, ends.queued);
+    ck_assert_uint_ge(milliseconds() - begin_ms, 2 * ends.options.close_timeout_ms);
+    end(&ends);
+}
+END_TEST
+
+START_TEST(a_peer_that_vanishes)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    begin_stalled(&ends, engine);
+    rig_reset(ends.client);
+    RIG_UNTIL(&ends.rig, ends.closes == 1, TURNS);
+    ck_assert_uint_eq(ways_wrapped.freed, ways_wrapped.made);
+    ck_assert_msg(ends.reason == -ECONNRESET || ends.reason == -EPIPE, "reason %d", ends.reason);
+    ends.client = rig_client(&ends.rig); /* for end() to close */
+    RIG_UNTIL(&ends.rig, ends.opens == 2, TURNS);
+    ends.closes = 0;
+    end(&ends);
+}
+END_TEST
+
+START_TEST(destroy_with_memory_being_read)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    for (unsigned way = 0; way < 3; way++) {
+        struct ends ends;
+        begin_stalled(&ends, engine);
+        const uint64_t begin_ms = milliseconds();
+        if (way == 1)
+            ck_assert_int_eq(berth_conn_abort(the_conn(&ends)), 0);
+        if (way == 2)
+            ck_assert_int_eq(berth_conn_close(the_conn(&ends)), 0);
+        ck_assert_int_eq(berth_loop_destroy(ends.rig.loop), 0);
+        ck_assert_uint_eq(ends.closes, 1);
+        ck_assert_uint_eq(ways_wrapped.freed, ways_wrapped.made);
+        ck_assert_uint_lt(milliseconds() - begin_ms, 5000);
+        ck_assert_int_eq(close(ends.client), 0);
+        ck_assert_uint_eq(test_descriptors_open(), ends.rig.descriptors);
+    }
+}
+END_TEST
+
+/* ---- what is learned ------------------------------------------------------------------------ */
+
+START_TEST(eight_copied_then_copies_then_a_try)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    prepare_in_place(&ends, engine, 0);
+    begin(&ends);
+    take_much(&ends);
+    for (unsigned i = 0; i < TRIES + 4; i++) {
+        send_one(&ends, 2 * THRESHOLD);
+        ck_assert_uint_eq(rig_stats(&ends.rig).zerocopy_sends, i < TRIES ? i + 1 : TRIES);
+    }
+    uint64_t copied = copies_of(&ends).sent_kernel;
+    ck_assert_uint_eq(copied, 4 * 2 * THRESHOLD);
+    ck_assert_uint_eq(copies_of(&ends).sent_copied_anyway, TRIES * 2 * THRESHOLD);
+    while (copied < REST_BYTES) {
+        ck_assert_uint_eq(rig_stats(&ends.rig).zerocopy_sends, TRIES);
+        send_one(&ends, WAYS_BYTES_MAX);
+        copied = copies_of(&ends).sent_kernel;
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        send_one(&ends, 2 * THRESHOLD);
+        ck_assert_uint_eq(rig_stats(&ends.rig).zerocopy_sends, TRIES + 1);
+    }
+    end(&ends);
+}
+END_TEST
+
+START_TEST(not_more_tries_at_once)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    prepare_in_place(&ends, engine, 0);
+    begin(&ends);
+    take_much(&ends);
+    for (unsigned i = 0; i < 20; i++) {
+        queue_wrapped(&ends, 1, 2 * THRESHOLD);
+        RIG_UNTIL(&ends.rig, berth_conn_queued(the_conn(&ends)) == 0, TURNS);
+    }
+    ck_assert_uint_le(rig_stats(&ends.rig).zerocopy_sends, TRIES);
+    ck_assert_uint_eq(rig_stats(&ends.rig).zerocopy_refused, 0);
+    read_all(&ends);
+    end(&ends);
+}
+END_TEST
+
+START_TEST(unix_sockets_copy)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    int pair[2];
+    prepare_in_place(&ends, engine, 1);
+    rig_begin(&ends.rig, &ends.options, &ends_callbacks, &ends);
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+    ck_assert_int_eq(berth_adopt(ends.rig.loop, pair[0], &ends_callbacks, &ends, NULL), 0);
+    ends.client = pair[1];
+    RIG_UNTIL(&ends.rig, ends.opens == 1, TURNS);
+    for (unsigned i = 0; i < 5; i++)
+        send_one(&ends, 3 * THRESHOLD);
+    ck_assert_uint_eq(rig_stats(&ends.rig).zerocopy_sends, 0);
+    ck_assert_uint_le(rig_stats(&ends.rig).zerocopy_refused, 1);
+    ck_assert_uint_eq(copies_of(&ends).sent_kernel, ends.queued);
+    end(&ends);
+}
+END_TEST
+
+/* ---- options -------------------------------------------------------------------------------- */
+
+static void
+must_say(const struct berth_loop *loop, const char *what)
+{
+    char text[4096];
+    ck_assert_int_lt(berth_loop_explain(loop, text, sizeof(text)), sizeof(text));
+    ck_assert_msg(strstr(text, what) != NULL, "'%s' not in:\n%s", what, text);
+}
+
+START_TEST(switched_off)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    for (unsigned way = 0; way < 3; way++) {
+        struct ends ends;
+        prepare_in_place(&ends, engine, 0);
+        if (way == 0)
+            ends.options.features = "-zerocopy";
+        if (way == 1)
+            ends.options.zerocopy_bytes = BERTH_ZEROCOPY_NEVER;
+        if (way == 2)
+            ends.options.zerocopy_pinned_max = 0;
+        begin(&ends);
+        must_say(ends.rig.loop, way == 0   ? "send in place: never: switched off by option"
+                                : way == 1 ? "send in place: never: zerocopy_bytes says never"
+                                           : "send in place: never: no memory may be pinned");
+        send_one(&ends, 3 * THRESHOLD);
+        ck_assert_uint_eq(rig_stats(&ends.rig).zerocopy_sends, 0);
+        ck_assert_uint_eq(copies_of(&ends).sent_kernel, ends.queued);
+        end(&ends);
+    }
+}
+END_TEST
+
+START_TEST(explained)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct rig rig;
+    struct berth_loop_options options;
+    rig_options(&options, engine, NULL);
+    rig_begin(&rig, &options, &ends_callbacks, NULL);
+    must_say(rig.loop, "send in place: from 16384 queued bytes on");
+    rig_end(&rig);
+    options.zerocopy_bytes = 0;
+    ck_assert_int_eq(berth_loop_create(&rig.loop, &options), -EINVAL);
+}
+END_TEST
+
+int
+main(void)
+{
+    Suite *suite = suite_create("zerocopy");
+    RIG_ADD(suite, sizes_around_the_threshold);
+    RIG_ADD(suite, streams_in_place);
+    RIG_ADD(suite, spans_are_sent_back);
+    RIG_ADD(suite, memory_is_kept_until_it_was_read);
+    RIG_ADD(suite, a_stopped_reader_and_the_budget);
+    RIG_ADD(suite, abort_brings_all_home);
+    RIG_ADD(suite, close_waits_so_long);
+    RIG_ADD(suite, close_delivers_to_one_who_reads);
+    RIG_ADD(suite, close_waits_for_one_who_reads_slowly);
+    RIG_ADD(suite, a_peer_that_vanishes);
+    RIG_ADD(suite, destroy_with_memory_being_read);
+    RIG_ADD(suite, eight_copied_then_copies_then_a_try);
+    RIG_ADD(suite, not_more_tries_at_once);
+    RIG_ADD(suite, unix_sockets_copy);
+    RIG_ADD(suite, switched_off);
+    RIG_ADD(suite, explained);
+    return test_run(suite);
+}
