@@ -81,7 +81,9 @@ ready_zerocopy_send(struct berth_loop *loop, struct berth_slot *slot, size_t *as
     if (sent <= 0) {
         zerocopy_undo(loop, slot, &ask);
         *result = sent;
-        return !zerocopy_refused(loop, slot, (int)sent);
+        const int refused = zerocopy_refused(loop, slot, (int)sent);
+        conn->flags &= (uint8_t)~ZEROCOPY_REFUSED; /* it is copied at once */
+        return !refused;
     }
     (void)berth_slot_begin(slot);
     zerocopy_submitted(loop, slot, &ask);
