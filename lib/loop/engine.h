@@ -67,6 +67,12 @@ struct engine {
     /** The send queue is not empty and CONN_SENDING is not set: send from its head. */
     void (*send)(struct berth_loop *loop, struct berth_slot *conn);
 
+    /**
+     * Somebody waits for progress from now on: a send in flight that shows none before all of it is
+     * taken comes back with what has been taken, and the rest is sent anew. NULL: there are none.
+     */
+    void (*send_recall)(struct berth_loop *loop, struct berth_slot *conn);
+
     /** Reports conn_connected when the descriptor is writable. */
     int (*connect_wait)(struct berth_loop *loop, struct berth_slot *conn);
 

@@ -155,8 +155,9 @@ on_send(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
     (void)berth_slot_end(slot);
     slot->state &= ~(uint32_t)CONN_SENDING;
     send_end(loop, slot, result > 0 ? (size_t)result : 0);
+    /* -ECANCELED: recalled, and nothing had been taken. */
     if (BERTH_UNLIKELY(result <= 0) && result != -EINTR && result != -EAGAIN &&
-        !(slot->flags & BERTH_SLOT_CLOSING))
+        result != -ECANCELED && !(slot->flags & BERTH_SLOT_CLOSING))
         conn_failed(loop, slot, result == 0 ? -EPIPE : result);
     if (slot->buffer != 0)
         slot->state |= CONN_TODO; /* more has been queued meanwhile */
@@ -525,6 +526,7 @@ const struct engine berth_engine_uring = {
     .pull_start = uring_pull_start,
     .pull_stop = uring_pull_stop,
     .send = uring_send,
+    .send_recall = uring_send_recall,
     .connect_wait = uring_connect_wait,
     .cancel = uring_cancel,
     .forget = uring_forget,

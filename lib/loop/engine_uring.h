@@ -339,6 +339,9 @@ int uring_on_zerocopy(struct berth_loop *loop, struct berth_slot *slot,
 
 /* ---- closing: engine_uring_close.c ----------------------------------------------------------- */
 
+/** A send in flight comes back with what the kernel has taken of it. */
+void uring_send_recall(struct berth_loop *loop, struct berth_slot *slot);
+
 void uring_cancel(struct berth_loop *loop, struct berth_slot *slot);
 void uring_forget(struct berth_loop *loop, struct berth_slot *slot);
 

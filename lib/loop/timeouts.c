@@ -180,11 +180,14 @@ void
 timeouts_set(struct berth_loop *loop, struct berth_slot *slot, enum berth_timeout kind, uint32_t ms)
 {
     struct conn_timeouts *timeouts = &slot_cold(loop, slot)->timeouts;
+    const int wanted_before = timeouts_want_progress(loop, slot);
     timeouts->period_ms[kind] = ms;
     timeouts->from_ms[kind] = (uint32_t)loop_time(loop);
     if (kind == BERTH_TIMEOUT_WRITE)
         timeouts->queue_was_empty = slot->buffer == 0;
     look_again(loop, slot);
+    if (loop->engine->send_recall != NULL && !wanted_before && timeouts_want_progress(loop, slot))
+        loop->engine->send_recall(loop, slot); /* it was begun when nobody watched */
 }
 
 void

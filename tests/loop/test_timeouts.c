@@ -108,6 +108,77 @@ START_TEST(write_only_while_queued)
 }
 END_TEST
 
+/** Reads so many bytes that are there; they must be those of `data` from `*at` on. */
+static void
+reads_back(const struct scene *scene, const unsigned char *data, size_t *at, size_t bytes)
+{
+    static unsigned char text[SOCKET_BYTES];
+    while (bytes > 0) {
+        const intptr_t got =
+            rig_read(scene->client, text, bytes < sizeof(text) ? bytes : sizeof(text));
+        if (got == -EAGAIN) {
+            (void)rig_turn(&scene->rig, 1);
+            continue;
+        }
+        ck_assert_int_gt(got, 0);
+        ck_assert_int_eq(memcmp(text, data + *at, (size_t)got), 0);
+        *at += (size_t)got;
+        bytes -= (size_t)got;
+    }
+}
+
+/** Fills the connection's socket, and says with how much. */
+static size_t
+fill_behind_its_back(const struct scene *scene, const unsigned char *data)
+{
+    const int fd = rig_conn_fd(the_conn(scene));
+    size_t sent = 0;
+    for (ssize_t more = 0; more >= 0; sent += more > 0 ? (size_t)more : 0)
+        more = send(fd, data + sent, SOCKET_BYTES, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ck_assert_int_eq(close(fd), 0);
+    ck_assert_uint_gt(sent, 0);
+    return sent;
+}
+
+/** A send that was begun before somebody set a timeout: he sees its progress all the same. */
+START_TEST(set_in_the_middle_of_a_send)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const enum berth_timeout kinds[] = {BERTH_TIMEOUT_WRITE, BERTH_TIMEOUT_IDLE};
+    static unsigned char data[QUEUED_BYTES];
+    uint64_t random = test_seed("set_in_the_middle_of_a_send");
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = (unsigned char)test_random(&random);
+    for (unsigned i = 0; i < 4; i++) {
+        const enum berth_timeout kind = kinds[i % 2];
+        struct scene scene;
+        size_t at = 0, before = 0, before_at = 0;
+        prepare(&scene, engine);
+        begin_pair(&scene);
+        RIG_UNTIL(&scene.rig, scene.opens == 1, TURNS);
+        if (i >= 2) /* nothing of it is taken when it comes back */
+            before = fill_behind_its_back(&scene, data);
+        ck_assert_int_eq(berth_send(the_conn(&scene), data, sizeof(data)), 0);
+        fill_sockets(&scene, 1);
+        if (i < 2) /* some of it is */
+            reads_back(&scene, data, &at, 3 * SOCKET_BYTES);
+        fill_sockets(&scene, 1);
+        limit(&scene, kind, PERIOD_MS);
+        reads_back(&scene, data, &before_at, before);
+        for (unsigned reads = 0; reads < 8; reads++) {
+            reads_back(&scene, data, &at, 3 * SOCKET_BYTES);
+            fill_sockets(&scene, 1);
+            must_be_quiet(&scene, PERIOD_MS - STEP_MS);
+        }
+        must_come(&scene, kind, clock_now_ms - (PERIOD_MS - STEP_MS), PERIOD_MS, 0, STEP_MS);
+        limit(&scene, kind, 0);
+        reads_back(&scene, data, &at, sizeof(data) - at);
+        RIG_UNTIL(&scene.rig, berth_conn_queued(the_conn(&scene)) == 0, TURNS);
+        end(&scene);
+    }
+}
+END_TEST
+
 START_TEST(total_whatever_happens)
 {
     RIG_ENGINE_OR_RETURN(engine);
@@ -311,6 +382,7 @@ main(void)
     RIG_ADD(suite, idle);
     RIG_ADD(suite, read_only_while_wanted);
     RIG_ADD(suite, write_only_while_queued);
+    RIG_ADD(suite, set_in_the_middle_of_a_send);
     RIG_ADD(suite, total_whatever_happens);
     RIG_ADD(suite, connecting);
     RIG_ADD(suite, connected_in_time);
