@@ -138,6 +138,11 @@ berth_udp_options_init(struct berth_udp_options *options)
  * that cannot merge or cut (`receive_merged`, berth_udp_send_segments) is no error: datagrams come
  * and go one by one then, and berth_loop_explain says so.
  *
+ * A socket for all addresses ("*") does not know which of them a datagram was sent to. An answer
+ * has the source address that the kernel chooses by the way to the peer: on a host with several it
+ * may be another one, and a peer that is connected, or a NAT, drops it. Open a socket for each
+ * address there.
+ *
  * @param address  where to receive: "udp://host:port" or "udp://[::1]:port" (numeric hosts, or
  *                 "localhost", or "*" for all); port 0 lets the kernel choose. With a peer it may
  * be NULL: the kernel chooses.
@@ -251,7 +256,8 @@ BERTH_API int berth_udp_address_format(const struct sockaddr *address, uint32_t 
                                        size_t size);
 
 /**
- * Reads "udp://host:port" into storage of BERTH_UDP_ADDRESS_BYTES; a struct sockaddr_in6 will do.
+ * Reads "udp://host:port" into storage of BERTH_UDP_ADDRESS_BYTES, which need not be aligned; a
+ * struct sockaddr_in6 will do.
  * @return 0 with `*length` its bytes; -EINVAL. Any thread.
  */
 BERTH_API int berth_udp_address_parse(const char *text, void *address, uint32_t *length);

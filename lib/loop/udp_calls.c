@@ -178,14 +178,24 @@ checked(const struct berth_udp *udp)
     return slot;
 }
 
+/** Of an address that need not be aligned: callers keep them in buffers of bytes. */
+static sa_family_t
+family_of(const struct sockaddr *address)
+{
+    sa_family_t family;
+    const unsigned char *bytes = (const unsigned char *)address;
+    memcpy(&family, bytes + offsetof(struct sockaddr, sa_family), sizeof(family));
+    return family;
+}
+
 static int
 check_address(const struct udp_socket *udp, const struct sockaddr *to, uint32_t to_length)
 {
     if (to == NULL)
         return to_length != 0 ? -EINVAL : udp->connected ? 0 : -EDESTADDRREQ;
-    if (to_length < sizeof(to->sa_family))
+    if (to_length < sizeof(sa_family_t))
         return -EINVAL;
-    switch (to->sa_family) {
+    switch (family_of(to)) {
     case AF_INET:
         return to_length == sizeof(struct sockaddr_in) ? 0 : -EINVAL;
     case AF_INET6:
@@ -243,10 +253,10 @@ enqueue(struct berth_slot *slot, const struct sockaddr *to, uint32_t to_length,
     if (index == 0)
         return refuse(loop, slot, 1);
     struct udp_node *node = udp_node_at(loop, index);
-    if (to_length == sizeof(node->to.v4))
-        node->to.v4 = *(const struct sockaddr_in *)(const void *)to;
+    if (to_length == sizeof(node->to.v4)) /* the caller's may lie anywhere */
+        memcpy(&node->to.v4, to, sizeof(node->to.v4));
     else if (to_length == sizeof(node->to.v6))
-        node->to.v6 = *(const struct sockaddr_in6 *)(const void *)to;
+        memcpy(&node->to.v6, to, sizeof(node->to.v6));
     node_describe(loop, node, lease, to_length, segment_bytes);
     struct udp_list list = {0, 0};
     uint32_t count = 1;
@@ -415,18 +425,19 @@ berth_udp_address(const struct berth_udp *udp, char *text, size_t size)
 int
 berth_udp_address_format(const struct sockaddr *from, uint32_t length, char *text, size_t size)
 {
-    if (from == NULL || text == NULL || length < sizeof(from->sa_family))
+    if (from == NULL || text == NULL || length < sizeof(sa_family_t))
         return -EINVAL;
     struct address address;
     memset(&address, 0, sizeof(address));
     address.datagram = 1;
     address.length = length;
-    if (from->sa_family == AF_INET && length >= sizeof(address.to.v4))
-        address.to.v4 = *(const struct sockaddr_in *)(const void *)from;
-    else if (from->sa_family == AF_INET6 && length >= sizeof(address.to.v6))
-        address.to.v6 = *(const struct sockaddr_in6 *)(const void *)from;
+    const sa_family_t family = family_of(from);
+    if (family == AF_INET && length >= sizeof(address.to.v4))
+        memcpy(&address.to.v4, from, sizeof(address.to.v4));
+    else if (family == AF_INET6 && length >= sizeof(address.to.v6))
+        memcpy(&address.to.v6, from, sizeof(address.to.v6));
     else
-        return from->sa_family == AF_INET || from->sa_family == AF_INET6 ? -EINVAL : -EAFNOSUPPORT;
+        return family == AF_INET || family == AF_INET6 ? -EINVAL : -EAFNOSUPPORT;
     return address_format(&address, text, size);
 }
 
@@ -437,9 +448,9 @@ berth_udp_address_parse(const char *text, void *result, uint32_t *length)
     if (result == NULL || length == NULL || address_parse_datagram(&address, text) != 0)
         return -EINVAL;
     if (address.to.base.sa_family == AF_INET)
-        *(struct sockaddr_in *)result = address.to.v4;
+        memcpy(result, &address.to.v4, sizeof(address.to.v4));
     else
-        *(struct sockaddr_in6 *)result = address.to.v6;
+        memcpy(result, &address.to.v6, sizeof(address.to.v6));
     *length = address.length;
     return 0;
 }

@@ -34,12 +34,13 @@ lib/loop/address.c|memcpy(name->host, text, (size_t)(end - text));|a name to be 
 lib/loop/handover.c|[i] = ((const unsigned char *)from)[i];|a program's state of a connection
 lib/loop/udp.c|= *(const int *)(const void *)CMSG_DATA(header);|a number of the kernel's
 lib/loop/udp_calls.c|*(uint16_t *)(void *)CMSG_DATA(header) = |a number for the kernel
-lib/loop/udp_calls.c|*(struct sockaddr_in *)result = address.to.v4;|an address
-lib/loop/udp_calls.c|*(struct sockaddr_in6 *)result = address.to.v6;|an address
-lib/loop/udp_calls.c|node->to.v4 = *(const struct sockaddr_in *)(const void *)to;|an address
-lib/loop/udp_calls.c|node->to.v6 = *(const struct sockaddr_in6 *)(const void *)to;|an address
-lib/loop/udp_calls.c|address.to.v4 = *(const struct sockaddr_in *)(const void *)from;|an address
-lib/loop/udp_calls.c|address.to.v6 = *(const struct sockaddr_in6 *)(const void *)from;|an address
+lib/loop/udp_calls.c|memcpy(&family, bytes + offsetof(struct sockaddr, sa_family), |an address
+lib/loop/udp_calls.c|memcpy(&node->to.v4, to, sizeof(node->to.v4));|an address
+lib/loop/udp_calls.c|memcpy(&node->to.v6, to, sizeof(node->to.v6));|an address
+lib/loop/udp_calls.c|memcpy(&address.to.v4, from, sizeof(address.to.v4));|an address
+lib/loop/udp_calls.c|memcpy(&address.to.v6, from, sizeof(address.to.v6));|an address
+lib/loop/udp_calls.c|memcpy(result, &address.to.v4, sizeof(address.to.v4));|an address
+lib/loop/udp_calls.c|memcpy(result, &address.to.v6, sizeof(address.to.v6));|an address
 END
 
 # judge ALLOWED FOUND: what was found and is not allowed, and what is allowed and was not found.

@@ -355,6 +355,15 @@ START_TEST(a_socket_tells_about_itself)
     ck_assert_int_eq(berth_udp_address_format((struct sockaddr *)&parsed, 8, text, sizeof(text)),
                      -EINVAL);
     ck_assert_int_eq(berth_udp_address_parse("tcp://[::1]:53", &parsed, &length), -EINVAL);
+    /* Storage of bytes, wherever it lies: a sanitizer, or a machine that minds, sees the rest. */
+    unsigned char storage[BERTH_UDP_ADDRESS_BYTES + 8];
+    for (unsigned at = 0; at < 8; at++) {
+        const struct sockaddr *there = (const struct sockaddr *)(const void *)(storage + at);
+        ck_assert_int_eq(berth_udp_address_parse("udp://[::1]:53", storage + at, &length), 0);
+        ck_assert_mem_eq(storage + at, &parsed, length);
+        ck_assert_int_eq(berth_udp_address_format(there, length, text, sizeof(text)), 0);
+        ck_assert_str_eq(text, "udp://[::1]:53");
+    }
     rig_end(&rig);
 }
 END_TEST
