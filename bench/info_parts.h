@@ -18,4 +18,7 @@ void info_system(struct info_report *report);
 /** What the kernel's io_uring offers: info_uring.c. */
 void info_uring(struct info_report *report);
 
+/** What there is for zero-copy receives of io_uring, on Linux: info_zcrx.c. */
+void info_zcrx(struct info_report *report);
+
 #endif

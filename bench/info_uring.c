@@ -156,6 +156,7 @@ info_uring(struct info_report *report)
         write_setups(report);
         write_operations(report, ring);
         write_self_test(report);
+        info_zcrx(report);
         close(ring);
     }
     info_section_end(report);

@@ -142,12 +142,26 @@ uring_zcrx_explain(const struct berth_loop *loop, char *text, size_t size)
 
 /* ---- receiving ------------------------------------------------------------------------------- */
 
+/** In place of a receive, cancelled and ended like one; what it says when it is over is nothing. */
+static void
+post_wait(const struct berth_slot *slot, struct io_uring_sqe *submission)
+{
+    static struct __kernel_timespec moment = {.tv_nsec = STARVED_TICK_MS * 1000000};
+    io_uring_prep_timeout(submission, &moment, 0, 0);
+    uring_set_token(submission, slot, OP_RECEIVE);
+}
+
 int
 uring_zcrx_post(struct berth_loop *loop, struct berth_slot *slot, struct io_uring_sqe *submission)
 {
     struct uring_engine *state = uring_state(loop);
     struct conn_cold *cold = slot_cold(loop, slot);
-    if (cold->zcrx != ZCRX_TRY)
+    if (cold->zcrx == ZCRX_WAIT) {
+        post_wait(slot, submission);
+        cold->zcrx = ZCRX_WAITING;
+        return 1;
+    }
+    if (cold->zcrx != ZCRX_TRY && cold->zcrx != ZCRX_SINGLE)
         return 0;
     const uint32_t most = uring_receive_limit(loop, slot, loop->options.fairness_bytes);
     io_uring_prep_rw(BERTH_URING_OP_RECV_ZC, submission, berth_slot_fd(slot), NULL, most, 0);
@@ -168,7 +182,7 @@ uring_zcrx_single(struct berth_loop *loop, struct berth_slot *slot)
     struct conn_cold *cold = slot_cold(loop, slot);
     if (cold->zcrx != ZCRX_ORDINARY)
         return 0;
-    cold->zcrx = ZCRX_TRY;
+    cold->zcrx = ZCRX_SINGLE;
     return 1;
 }
 
@@ -271,14 +285,30 @@ uring_zcrx_take(struct berth_loop *loop, struct berth_slot *slot,
         deliver(loop, slot, data, length);
 }
 
+/**
+ * The ordinary receive of what there was no page for has ended without bytes: 1 if neither way is
+ * open now. -EFAULT: a packet of which only a part is the card's; recv(2) has none of it.
+ */
+static int
+single_ended(struct conn_cold *cold, int32_t result)
+{
+    if (result != -EFAULT && result != -ENOBUFS)
+        return 0;
+    cold->zcrx = ZCRX_WAIT;
+    return 1;
+}
+
 int
 uring_zcrx_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
 {
     struct uring_zcrx *zcrx = uring_state(loop)->zcrx;
     struct conn_cold *cold = slot_cold(loop, slot);
-    if (cold->zcrx != ZCRX_POSTED)
+    const int was = cold->zcrx;
+    if (was == ZCRX_REFUSED)
         return 0;
     cold->zcrx = ZCRX_TRY;
+    if (was != ZCRX_POSTED)
+        return was == ZCRX_WAITING || (was == ZCRX_SINGLE && single_ended(cold, result));
     switch (result) {
     case 0: /* the end, unless it has brought all that it was to bring */
         if (cold->zcrx_left != 0)

@@ -142,6 +142,9 @@ enum zcrx_state {
     ZCRX_TRY = 0,  /**< its next receive is to be one without copying */
     ZCRX_POSTED,   /**< such a one is posted */
     ZCRX_ORDINARY, /**< its next receive is an ordinary one, once */
+    ZCRX_SINGLE,   /**< that one is posted, or has ended */
+    ZCRX_WAIT,     /**< neither can be: its next one is to wait for a moment */
+    ZCRX_WAITING,  /**< it waits, by an operation in place of the receive */
     ZCRX_REFUSED   /**< the kernel does not do it for this socket */
 };
 
@@ -165,11 +168,14 @@ void uring_zcrx_destroy(struct uring_engine *state);
 /** A ring with completions of 32 bytes could not be made. */
 void uring_zcrx_no_ring(struct uring_engine *state, int error);
 
-/** Makes the submission such a receive: 1; or 0, and it is to be an ordinary one. */
+/**
+ * Makes the submission such a receive, or what waits in its place: 1; or 0, and it is to be an
+ * ordinary one.
+ */
 int uring_zcrx_post(struct berth_loop *loop, struct berth_slot *slot,
                     struct io_uring_sqe *submission);
 
-/** Whether the ordinary receive is to be a single one; says so once. */
+/** Whether the ordinary receive is to be a single one: it is posted then. */
 int uring_zcrx_single(struct berth_loop *loop, struct berth_slot *slot);
 
 /** Delivers what a completion without a buffer of the pool's brought; to nobody if slot is NULL. */

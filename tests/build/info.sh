@@ -46,6 +46,8 @@ if grep -q -E '^  uring +yes' text; then
         check "a verdict on $feature" \
             grep -q -E "^    $feature +(works|missing|misbehaves|not tried)" text
     done
+    check "what there is for zero-copy receives" grep -q -E '^    kernel +(yes|no: .)' text
+    check "and that nobody has run them" grep -q -E '^    tried on hardware +never' text
     check "BERTH_FEATURES is obeyed and told" sh -c 'BERTH_FEATURES=-poll-first "$1" |
         grep -q -E "^    poll-first .*; switched off by BERTH_FEATURES$"' sh "$info"
     check "and what it names wrongly" sh -c 'BERTH_FEATURES=+nonsense "$1" |

@@ -255,7 +255,8 @@ look_at_completion(const struct io_uring_cqe *completion)
         return;
     ck_assert_uint_gt(between.flying[fd], 0);
     between.flying[fd]--;
-    if (opcode == IORING_OP_RECV || opcode == BETWEEN_OP_RECV_ZC) /* they have one token */
+    /* Several kinds have the token of receives. */
+    if (opcode == IORING_OP_RECV || opcode == BETWEEN_OP_RECV_ZC || opcode == IORING_OP_TIMEOUT)
         between.receiving[fd] = 0;
 }
 

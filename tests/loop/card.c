@@ -216,6 +216,9 @@ look_at_submission(struct io_uring_sqe *submission)
         look_at_receive(submission);
         return;
     }
+    card.waits += submission->opcode == IORING_OP_TIMEOUT;
+    if (submission->opcode == IORING_OP_RECV && card.mixed)
+        between_refuse(submission, -EFAULT);
     if (submission->opcode != IORING_OP_ASYNC_CANCEL)
         return;
     for (int fd = 0; fd < FDS; fd++)
@@ -232,6 +235,13 @@ static intptr_t
 card_knows(struct io_uring *ring, int op)
 {
     return op == BERTH_URING_OP_RECV_ZC ? 1 : sys_direct_uring_knows(ring, op);
+}
+
+/** A look at what the card has put into the area shows nothing. */
+static intptr_t
+card_recv(int fd, void *data, size_t size, int flags)
+{
+    return card.mixed ? -EFAULT : sys_direct_recv(fd, data, size, flags);
 }
 
 static intptr_t
@@ -319,6 +329,7 @@ card_begin(void)
     berth_sys_uring_knows = card_knows;
     berth_sys_interface_index = card_interface_index;
     berth_sys_getsockopt = card_getsockopt;
+    berth_sys_recv = card_recv;
     berth_sys_uring_register = card_register;
 }
 

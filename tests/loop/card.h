@@ -35,12 +35,14 @@ struct card {
     unsigned piece_bytes;  /**< bytes of a page that are filled; 0: all */
     int sated;             /**< looks at nothing that is given back */
     int silent;            /**< receives nothing */
+    int mixed;             /**< recv(2) and ordinary receives are answered with -EFAULT */
     int full_after;        /**< completions after which the queue is full: -ENOSPC; 0: never */
     unsigned napi;         /**< what sockets say about their packets' way; 0: loopback */
     uint32_t entries_most; /**< of the ring of what is given back; 0: as many as are asked for */
 
     /* what has been seen */
     unsigned registered, posted, ended, completions, shortages;
+    unsigned waits;     /**< operations that wait in place of a receive */
     uint32_t limit_max; /**< the most that a receive was to bring */
     uint64_t bytes;
     unsigned pages, out; /**< pages in all, and pages that somebody has */

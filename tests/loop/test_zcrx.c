@@ -221,6 +221,44 @@ START_TEST(kept_area_is_done_without)
 }
 END_TEST
 
+/**
+ * The area is kept, and packets are such that recv(2) cannot have them either: the connections
+ * wait, without keeping the loop busy, until there are pages; and one that is closed meanwhile
+ * goes.
+ */
+START_TEST(mixed_packets_wait_for_pages)
+{
+    URING_OR_RETURN();
+    card_begin();
+    memset(&kept, 0, sizeof(kept));
+    kept.most = KEPT_MAX;
+    card.mixed = 1; /* nor does looking for a reset that went by take it for an error */
+    begin_card(3);
+    crowd.on_data = keep;
+    while (card.out < 256) {
+        (void)crowd_write(&crowd.members[0], 30000);
+        (void)rig_turn(&crowd.rig, 0);
+    }
+    (void)crowd_write(&crowd.members[1], 30000);
+    (void)crowd_write(&crowd.members[2], 30000);
+    RIG_UNTIL(&crowd.rig, card.waits > 6, CROWD_TURNS);
+    const uint64_t before = berth_loop_now_ms(crowd.rig.loop);
+    const unsigned waits = card.waits;
+    for (unsigned i = 0; i < 100; i++)
+        (void)rig_turn(&crowd.rig, RIG_TURN_MS);
+    /* Each of the three waits for five milliseconds, and then asks twice. */
+    const uint64_t passed_ms = berth_loop_now_ms(crowd.rig.loop) - before;
+    ck_assert_uint_le(card.waits - waits, 3 * (passed_ms / 5 + 2));
+    ck_assert_uint_eq(crowd.closed, 0);
+    ck_assert_int_eq(berth_conn_abort(crowd_conn(&crowd.members[2])), 0);
+    RIG_UNTIL(&crowd.rig, crowd.members[2].closes == 1, CROWD_TURNS);
+    release_kept();
+    RIG_UNTIL(&crowd.rig, crowd_settled(), CROWD_TURNS);
+    ck_assert_uint_eq(copies().received, card.bytes);
+    end_card();
+}
+END_TEST
+
 /** The card takes nothing back for long, and the ring is small: it is full, and nothing is lost. */
 START_TEST(full_ring_loses_nothing)
 {
@@ -398,6 +436,7 @@ main(void)
     RIG_ADD_COUNTED(suite, limits_are_not_ends, 1);
     RIG_ADD_COUNTED(suite, credit_is_kept, 1);
     RIG_ADD_COUNTED(suite, kept_area_is_done_without, 1);
+    RIG_ADD_COUNTED(suite, mixed_packets_wait_for_pages, 1);
     RIG_ADD_COUNTED(suite, full_ring_loses_nothing, 1);
     RIG_ADD_COUNTED(suite, pool_lends_no_more, 1);
     RIG_ADD_COUNTED(suite, leases_outlive_the_loop, 1);
