@@ -248,8 +248,7 @@ static int
 take_completion(struct trial *trial)
 {
     const unsigned head = *trial->ring.cq.khead;
-    struct io_uring_cqe completion;
-    memcpy(&completion, uring_completion(&trial->ring, head), sizeof(completion));
+    const struct io_uring_cqe completion = *uring_completion(&trial->ring, head);
     io_uring_cq_advance(&trial->ring, 1);
     const uint32_t number = (uint32_t)(completion.user_data >> NUMBER_SHIFT);
     if ((completion.user_data & ((1u << NUMBER_SHIFT) - 1)) == FOR_CANCEL) {

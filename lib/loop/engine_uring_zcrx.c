@@ -262,11 +262,11 @@ uring_zcrx_take(struct berth_loop *loop, struct berth_slot *slot,
                 const struct io_uring_cqe *completion)
 {
     struct uring_engine *state = uring_state(loop);
-    struct berth_uring_zcrx_place place;
     void *data = NULL;
     if (state->zcrx != NULL) { /* otherwise completions have no second half */
-        memcpy(&place, completion + 1, sizeof(place));
-        data = zcrx_area_place(state->zcrx->area, place.offset, completion->res);
+        const void *half = completion + 1;
+        const struct berth_uring_zcrx_place *place = (const struct berth_uring_zcrx_place *)half;
+        data = zcrx_area_place(state->zcrx->area, place->offset, completion->res);
     }
     if (BERTH_UNLIKELY(data == NULL)) { /* nonsense, but the bytes are lost to the stream */
         loop->stats.stale++;

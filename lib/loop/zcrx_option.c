@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #define QUEUE_MAX 65535
@@ -40,7 +41,7 @@ zcrx_option_parse(struct zcrx_wish *wish, const char *text)
     const size_t length = strcspn(text, ":/ \t\n");
     if (length == 0 || length >= sizeof(read.interface))
         return -EINVAL;
-    memcpy(read.interface, text, length);
+    (void)snprintf(read.interface, sizeof(read.interface), "%.*s", (int)length, text);
     text = read_number(text + length, 0, QUEUE_MAX, &read.queue);
     if (text != NULL && *text != '\0')
         text = read_number(text, 1, ZCRX_AREA_MIB_MAX, &read.area_mib);
