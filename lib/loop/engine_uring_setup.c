@@ -151,8 +151,10 @@ make_ring(struct berth_loop *loop, struct uring_engine *state)
     if (error) {
         uring_zcrx_no_ring(state, error);
     } else {
-        if (uring_zcrx_create(loop) == 0)
+        if (uring_zcrx_create(loop) == 0) {
+            loop->by_card = 1;
             return 0;
+        }
         (void)sys_uring_exit(&state->ring);
     }
     return init_ring(loop, state, 0);

@@ -227,7 +227,6 @@ lend_copy(struct berth_loop *loop, struct berth_slot *slot, const void *data, ui
 #endif
     berth_copy(&copied, copy, data, length);
     CONN_COPIES(loop, slot, received_compact, copied);
-    uring_state(loop)->zcrx->moved_away++;
     return berth_pool_lend(loop->pool, buffer, length, span);
 }
 

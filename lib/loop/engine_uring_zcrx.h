@@ -151,9 +151,8 @@ enum zcrx_state {
 struct uring_zcrx {
     struct zcrx_area *area;
     uint32_t id;
-    uint32_t refused;    /**< connections that receive in the ordinary way for good */
-    uint64_t shortages;  /**< receives that ended because a page for a copy was wanting */
-    uint64_t moved_away; /**< pieces copied out of the area because the pool could not lend more */
+    uint32_t refused;   /**< connections that receive in the ordinary way for good */
+    uint64_t shortages; /**< receives that ended because a page for a copy was wanting */
 };
 
 /**

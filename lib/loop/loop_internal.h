@@ -199,6 +199,7 @@ struct berth_loop {
     struct conn_class classes[CLASS_COUNT_MAX];
     struct feature_wishes wishes;
     struct zerocopy_loop zerocopy;
+    int by_card;           /**< a network card receives: see pull.c */
     struct zcrx_wish zcrx; /**< where to receive from without copying, if anywhere */
     char refusals[512];    /**< why other engines were not taken */
     char direct_refusal[128];

@@ -20,7 +20,7 @@ conn_pull_start(struct berth_loop *loop, struct berth_slot *slot, const struct p
     BERTH_ASSERT(slot_kind(slot) == KIND_CONN);
     if (slot->state & (CONN_CLOSE_WANTED | CONN_FAILED) || slot->flags & BERTH_SLOT_CLOSING)
         return -EPIPE;
-    if (loop->direct)
+    if (loop->direct || loop->by_card)
         return -EOPNOTSUPP;
     if (conn_pulls(loop, slot))
         return -EALREADY;

@@ -34,7 +34,8 @@ struct puller {
 /**
  * From now on the puller fetches. What the engine has begun to receive is delivered before, in the
  * ordinary way. `state` is the puller's own: slot_cold(loop, slot)->pull_state.
- * @return 0; -EALREADY: it has a puller; -EPIPE: it is closing; -EOPNOTSUPP: direct descriptors.
+ * @return 0; -EALREADY: it has a puller; -EPIPE: it is closing; -EOPNOTSUPP: direct descriptors, or
+ *         bytes that a network card puts elsewhere, where no call finds them.
  */
 int conn_pull_start(struct berth_loop *loop, struct berth_slot *slot, const struct puller *puller,
                     void *state);
