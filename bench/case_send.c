@@ -35,10 +35,10 @@ static const struct stream_path drain = {
         .name = (text), .run = send_uring_run, .role = STREAM_SENDS, .peer = &drain,               \
         .bytes = 64 << 10, .mode = (how), .needs = (kernel)                                        \
     }
-#define BERTH(text, which)                                                                         \
+#define BERTH(text, which, how)                                                                    \
     {                                                                                              \
         .name = (text), .run = send_berth_run, .role = STREAM_SENDS, .peer = &drain,               \
-        .engine = (which)                                                                          \
+        .engine = (which), .mode = (how)                                                           \
     }
 
 static const struct stream_path paths[] = {
@@ -47,9 +47,13 @@ static const struct stream_path paths[] = {
     PATH("write-64k", send_write_run, 64 << 10),
     PATH("write-256k", send_write_run, 256 << 10),
     PATH("writev-4k", send_writev_run, 4 << 10),
-    BERTH("berth-epoll", "epoll"),
+    BERTH("berth-epoll", "epoll", STREAM_BERTH),
+    BERTH("berth-epoll-copied", "epoll", STREAM_BERTH_COPIED),
+    BERTH("berth-epoll-in-place", "epoll", STREAM_BERTH_IN_PLACE),
 #ifdef BERTH_HAVE_LIBURING
-    BERTH("berth-uring", "uring"),
+    BERTH("berth-uring", "uring", STREAM_BERTH),
+    BERTH("berth-uring-copied", "uring", STREAM_BERTH_COPIED),
+    BERTH("berth-uring-in-place", "uring", STREAM_BERTH_IN_PLACE),
     URING("uring-send-64k", STREAM_URING_SEND, "io_uring (Linux 6.1)"),
     URING("send-zc-64k", STREAM_URING_ZC, "SEND_ZC (Linux 6.0)"),
     URING("send-zc-fixed-64k", STREAM_URING_ZC_FIXED, "SEND_ZC and 2 MiB of locked memory"),

@@ -81,6 +81,10 @@ send_berth_run(struct stream_side *side)
     struct berth_loop_options options;
     berth_loop_options_init(&options);
     options.engine = side->path->engine;
+    if (side->path->mode == STREAM_BERTH_COPIED)
+        options.zerocopy_bytes = BERTH_ZEROCOPY_NEVER;
+    if (side->path->mode == STREAM_BERTH_IN_PLACE)
+        options.features = "+zerocopy"; /* though loopback copies after all */
     sender.high_bytes = options.send_high_bytes;
     int error = berth_loop_create(&sender.loop, &options);
     if (error != 0)

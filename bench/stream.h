@@ -207,6 +207,9 @@ enum stream_posted_mode { STREAM_POSTED, STREAM_BUNDLE, STREAM_INCREMENTAL };
 enum stream_relay_mode { STREAM_RELAY_SPANS, STREAM_RELAY_FORWARD };
 enum stream_uring_mode { STREAM_URING_SEND, STREAM_URING_ZC, STREAM_URING_ZC_FIXED };
 
+/** Senders on berth's loop: as it is, never in place, and always in place. */
+enum stream_berth_mode { STREAM_BERTH, STREAM_BERTH_COPIED, STREAM_BERTH_IN_PLACE };
+
 int receive_plain_run(struct stream_side *side);
 int receive_uring_run(struct stream_side *side);
 int receive_mapped_run(struct stream_side *side);
