@@ -11,6 +11,8 @@
  * the sender who pays for waking it. Each slice has a connection of its own. Everybody sends the
  * same 2 MiB over and over, from huge pages where there are any (files: from the page cache).
  *
+ * berth is measured as it is, never in place, and always in place.
+ *
  * What it cannot show: zero-copy sends at their best. Loopback has no device that could read the
  * pages: MSG_ZEROCOPY and SEND_ZC take references, and then the kernel copies when it hands the
  * bytes to the receiving socket, and says so. sendfile, splice and vmsplice do pass pages through.

@@ -135,15 +135,15 @@ struct berth_loop_options {
     int direct_descriptors;    /**< nonzero: io_uring direct descriptors, if the kernel has what it
                                   takes: see berth_conn_fd; default 0 */
     uint32_t
-        connect_timeout_ms;       /**< BERTH_TIMEOUT_CONNECT of every berth_connect, up to
-                                       BERTH_TIMEOUT_MS_MAX; default 0: as long as the kernel tries */
-    uint32_t events_max;          /**< events taken, and timers run, per turn: 16 to 8,192; default
-                                       1,024 */
-    uint32_t zerocopy_bytes;      /**< from so many queued bytes on the kernel reads what is sent in
-                                       place: 1 to BERTH_ZEROCOPY_NEVER; default 16 KiB. See below */
-    uint32_t zerocopy_pinned_max; /**< bytes of memory that are read so at a time, of all
-                                       connections of the loop; default 64 MiB. A process without
-                                       CAP_IPC_LOCK gets half of RLIMIT_MEMLOCK at most */
+        connect_timeout_ms;  /**< BERTH_TIMEOUT_CONNECT of every berth_connect, up to
+                                  BERTH_TIMEOUT_MS_MAX; default 0: as long as the kernel tries */
+    uint32_t events_max;     /**< events taken, and timers run, per turn: 16 to 8,192; default
+                                  1,024 */
+    uint32_t zerocopy_bytes; /**< from so many queued bytes on they are read in place when sent:
+                                  1 to BERTH_ZEROCOPY_NEVER; default 16 KiB. See "sending" */
+    uint32_t zerocopy_pinned_max; /**< bytes of memory read in place at a time, of all connections
+                                       of the loop; default 64 MiB. A process without CAP_IPC_LOCK
+                                       gets half of RLIMIT_MEMLOCK at most */
     uint32_t idle_park_ms;        /**< uring: from when on a connection that receives nothing is to
                                        cost less memory of the kernel: 0 (never), or 1,000 to
                                        3,600,000; default 10,000. See berth_loop_park_idle */

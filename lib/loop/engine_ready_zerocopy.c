@@ -118,12 +118,10 @@ read_message(struct berth_loop *loop, struct berth_slot *slot, struct msghdr *me
 {
     for (struct cmsghdr *one = CMSG_FIRSTHDR(message); one != NULL;
          one = CMSG_NXTHDR(message, one)) {
-        struct news news;
-        if (one->cmsg_len < CMSG_LEN(sizeof(news)))
-            continue;
-        memcpy(&news, CMSG_DATA(one), sizeof(news));
-        if (news.origin == NEWS_ORIGIN_ZEROCOPY && news.error == 0)
-            (void)settle(loop, slot, &news);
+        const struct news *news = (const struct news *)(const void *)CMSG_DATA(one);
+        if (one->cmsg_len >= CMSG_LEN(sizeof(*news)) && news->origin == NEWS_ORIGIN_ZEROCOPY &&
+            news->error == 0)
+            (void)settle(loop, slot, news);
     }
 }
 
@@ -132,7 +130,7 @@ ready_zerocopy_news(struct berth_loop *loop, struct berth_slot *slot)
 {
     unsigned count = 0;
     while (count < NEWS_MAX && zerocopy_holds(loop, slot)) {
-        char control[256];
+        _Alignas(struct cmsghdr) char control[256];
         struct msghdr message;
         memset(&message, 0, sizeof(message));
         message.msg_control = control;

@@ -58,7 +58,8 @@ options_check(const struct berth_loop_options *options)
     if (options->cold_bytes > CONN_COLD_USER_MAX || options->receive_buffers < 16 ||
         options->receive_buffers > 32768 || options->events_max < 16 ||
         options->events_max > 8192 || options->fairness_bytes < 4096 ||
-        options->send_max_bytes == 0 || options->zerocopy_bytes == 0 || options->send_low_bytes >= options->send_high_bytes ||
+        options->send_max_bytes == 0 || options->zerocopy_bytes == 0 ||
+        options->send_low_bytes >= options->send_high_bytes ||
         options->send_high_bytes > options->send_max_bytes ||
         options->connect_timeout_ms > BERTH_TIMEOUT_MS_MAX ||
         (options->idle_park_ms != 0 && options->idle_park_ms < IDLE_MS_MIN) ||
@@ -236,7 +237,7 @@ close_leftovers(struct berth_loop *loop)
         struct berth_slot *slot = berth_table_slot(loop->table, index);
         if (slot_kind(slot) == KIND_WAKE)
             continue;
-        /* What a zombie's socket still reads must never be anybody else's: the pool goes with it. */
+        /* What a zombie's socket still reads is never anybody else's: the pool is lost. */
         if (zerocopy_holds(loop, slot))
             zerocopy_abandon(loop, slot);
         else

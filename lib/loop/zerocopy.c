@@ -36,13 +36,6 @@
 /** Pieces of fewer bytes than this, on average, are quicker copied than looked up. */
 #define PIECE_BYTES_MIN 2048u
 
-/** How often those are looked after that no event tells of. */
-#define WATCH_TICK_MS 50
-
-/** How long is waited when the loop is being destroyed, and for what was asked for in earnest. */
-#define DESTROY_WAIT_MS 3000
-#define HOME_WAIT_MS 5000
-
 /** Of all loops together. */
 static uint64_t process_pinned;
 
@@ -133,19 +126,6 @@ record_get(struct berth_loop *loop, struct conn_zerocopy *conn)
     return record;
 }
 
-/** Takes the record out of the list of those that are looked after. */
-static void
-unwatch(struct berth_loop *loop, struct zerocopy *record)
-{
-    if (record->slot == 0)
-        return;
-    struct zerocopy **at = &loop->zerocopy.watched;
-    while (*at != record)
-        at = &(*at)->next;
-    *at = record->next;
-    record->slot = 0;
-}
-
 /** With the last send goes the record. */
 static void
 record_put(struct berth_loop *loop, struct conn_zerocopy *conn)
@@ -154,7 +134,7 @@ record_put(struct berth_loop *loop, struct conn_zerocopy *conn)
     if (record->count > 0)
         return;
     BERTH_ASSERT(record->pinned == 0);
-    unwatch(loop, record);
+    zerocopy_unwatch(loop, record);
     if (record->spare != 0)
         node_put(&loop->nodes, record->spare);
     record->next = loop->zerocopy.store;
@@ -476,135 +456,8 @@ zerocopy_refused(struct berth_loop *loop, struct berth_slot *slot, int error)
     return 1;
 }
 
-/* ---- those that nothing is heard of ---------------------------------------------------------- */
-
-void
-zerocopy_watch(struct berth_loop *loop, struct berth_slot *slot)
-{
-    if (!zerocopy_holds(loop, slot))
-        return;
-    struct zerocopy *record = known(loop, slot)->sends;
-    if (record->slot != 0)
-        return;
-    record->slot = 1 + slot->index;
-    record->next = loop->zerocopy.watched;
-    loop->zerocopy.watched = record;
-}
-
-int
-zerocopy_tick(struct berth_loop *loop)
-{
-    if (BERTH_LIKELY(loop->zerocopy.watched == NULL))
-        return -1;
-    const uint64_t now_ms = loop_time(loop);
-    if (now_ms - loop->zerocopy.watched_ms < WATCH_TICK_MS)
-        return WATCH_TICK_MS;
-    loop->zerocopy.watched_ms = now_ms;
-    for (struct zerocopy *record = loop->zerocopy.watched, *next; record != NULL; record = next) {
-        struct berth_slot *slot = loop_slot(loop, record->slot);
-        next = record->next;
-        if (slot->state & CONN_WATCHED) {
-            unwatch(loop, record); /* somebody waits for its events again */
-            continue;
-        }
-        loop->engine->cancel(loop, slot);
-        if (slot->state & CONN_TODO)
-            conn_todo(loop, slot);
-    }
-    return WATCH_TICK_MS;
-}
-
-/* ---- closing -------------------------------------------------------------------------------- */
-
 int
 zerocopy_holds(const struct berth_loop *loop, const struct berth_slot *slot)
 {
     return slot_kind(slot) == KIND_CONN && slot->in_flight > 0 && known(loop, slot)->sends != NULL;
-}
-
-void
-zerocopy_closing(struct berth_loop *loop, struct berth_slot *slot)
-{
-    if (!zerocopy_holds(loop, slot))
-        return;
-    const struct conn_cold *cold = slot_cold(loop, slot);
-    const uint64_t now_ms = loop_time(loop);
-    /* If it has waited for its queue already, then not as long again. */
-    const uint64_t since_ms = slot->state & CONN_CLOSING_LISTED ? cold->closing_since_ms : now_ms;
-    uint64_t until_ms = since_ms + loop->options.close_timeout_ms;
-    if (loop->drain.state == DRAIN_OVER && until_ms > now_ms + DESTROY_WAIT_MS)
-        until_ms = now_ms + DESTROY_WAIT_MS;
-    cold->zerocopy.sends->until_ms = until_ms;
-    unwatch(loop, cold->zerocopy.sends);
-}
-
-void
-zerocopy_bring_home(struct berth_loop *loop, struct berth_slot *slot, int fd)
-{
-    static const struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    if (loop->engine->sends_at_once) /* what has been said until now is true */
-        loop->engine->cancel(loop, slot);
-    struct zerocopy *record = known(loop, slot)->sends;
-    if (record == NULL)
-        return;
-    if (record->home_ms == 0)
-        record->home_ms = loop_time(loop);
-    if (record->home || fd < 0)
-        return;
-    slot->state |= CONN_RESET; /* which the peer is sent; nothing may forestall it */
-    record->home = sys_connect(fd, &nobody, sizeof(nobody)) == 0;
-    loop->stats.syscalls++;
-}
-
-/**
- * Whether to wait on: it is not time, or the peer has acknowledged something meanwhile. A copy
- * would be the kernel's to deliver, however slowly it is read; this must not be worse for that
- * peer.
- */
-static int
-goes_on(struct berth_loop *loop, struct zerocopy *record, int fd, uint64_t now_ms)
-{
-    int bytes = 0;
-    const int told = sys_unacknowledged(fd, &bytes) == 0;
-    const int moved = told && bytes < record->unacknowledged;
-    loop->stats.syscalls++;
-    if (told)
-        record->unacknowledged = bytes;
-    if (now_ms < record->until_ms)
-        return 1;
-    if (!moved || loop->drain.state == DRAIN_OVER || loop->options.close_timeout_ms == 0)
-        return 0;
-    record->until_ms = now_ms + loop->options.close_timeout_ms;
-    return 1;
-}
-
-int
-zerocopy_closing_step(struct berth_loop *loop, struct berth_slot *slot, uint64_t now_ms)
-{
-    if (!zerocopy_holds(loop, slot))
-        return 0;
-    struct zerocopy *record = known(loop, slot)->sends;
-    if (!record->home && (now_ms >= record->until_ms || record->unacknowledged == 0)) {
-        const int fd = descriptor_borrow(loop, slot);
-        if (!goes_on(loop, record, fd, now_ms))
-            zerocopy_bring_home(loop, slot, fd);
-        descriptor_return(loop, slot, fd);
-    }
-    record = known(loop, slot)->sends;
-    const int waits =
-        record == NULL || record->home_ms == 0 || now_ms - record->home_ms < HOME_WAIT_MS;
-    if (loop->engine->sends_at_once) {
-        loop->engine->cancel(loop, slot); /* which looks for notifications; the record may go */
-        if (slot->in_flight == 0)
-            conn_todo(loop, slot);
-    }
-    return waits;
-}
-
-void
-zerocopy_abandon(struct berth_loop *loop, struct berth_slot *slot)
-{
-    struct conn_zerocopy *conn = known(loop, slot);
-    free(conn->sends);
-    conn->sends = NULL;
 }

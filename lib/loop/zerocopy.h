@@ -133,6 +133,9 @@ int zerocopy_refused(struct berth_loop *loop, struct berth_slot *slot, int error
 /** No event will tell of the connection's notifications: they are looked for from time to time. */
 void zerocopy_watch(struct berth_loop *loop, struct berth_slot *slot);
 
+/** They are not any more. */
+void zerocopy_unwatch(struct berth_loop *loop, struct zerocopy *record);
+
 /** Looks. Returns ms until it is due again, or -1. */
 int zerocopy_tick(struct berth_loop *loop);
 

@@ -240,8 +240,8 @@ START_TEST(a_stopped_reader_and_the_budget)
     /* And up to the limit of the queue, as ever. */
     int error = 0;
     while (error == 0) {
-        error = ways_send(the_conn(&ends), WAY_WRAPPED, KEY_DOWN, ends.queued, 64 << 10,
-                          &ends.random);
+        error =
+            ways_send(the_conn(&ends), WAY_WRAPPED, KEY_DOWN, ends.queued, 64 << 10, &ends.random);
         ends.queued += error == 0 ? 64 << 10 : 0;
         look_at_marks(&ends, the_conn(&ends));
     }

@@ -15,7 +15,6 @@
 #include "support/faults.h"
 #include "support/sys_groups.h"
 
-
 #ifdef __linux__
 /* After the C library's struct timespec, which it uses. */
 #include <linux/errqueue.h>
