@@ -63,9 +63,13 @@ static const struct stream_path paths[] = {
      .needs = "SEND_ZC (Linux 6.0)"},
     {SEND("send-zc-fixed-64k", send_uring_run), .bytes = 64 << 10, .mode = STREAM_URING_ZC_FIXED,
      .needs = "SEND_ZC and 2 MiB of locked memory"},
-    {SEND("send-berth-uring", send_berth_run), .engine = "uring"},
+    {SEND("send-berth-uring", send_berth_run), .engine = "uring", .mode = STREAM_BERTH_COPIED},
+    {SEND("send-berth-in-place-uring", send_berth_run), .engine = "uring",
+     .mode = STREAM_BERTH_IN_PLACE},
 #endif
-    {SEND("send-berth-epoll", send_berth_run), .engine = "epoll"},
+    {SEND("send-berth-epoll", send_berth_run), .engine = "epoll", .mode = STREAM_BERTH_COPIED},
+    {SEND("send-berth-in-place-epoll", send_berth_run), .engine = "epoll",
+     .mode = STREAM_BERTH_IN_PLACE},
     {SEND("send-vmsplice-64k", send_vmsplice_run), .bytes = 64 << 10},
 
     {SEND("file-read-64k", send_read_run), .bytes = 64 << 10},

@@ -99,6 +99,8 @@ relay_berth_run(struct stream_side *side)
     struct berth_loop_options options;
     berth_loop_options_init(&options);
     options.engine = side->path->engine;
+    options.zerocopy_bytes =
+        BERTH_ZEROCOPY_NEVER; /* loopback copies: it would be that, and notices */
     relay.high_bytes = options.send_high_bytes;
     int error = berth_loop_create(&loop, &options);
     if (error == 0)
