@@ -64,7 +64,7 @@ enum berth_purpose {
 struct berth_span {
     void *data;
     uint32_t length; /**< bytes */
-    uint32_t buffer; /**< which buffer they are in */
+    uint32_t buffer; /**< which buffer they are in; the first, if they are in several */
 };
 
 /**
@@ -76,7 +76,7 @@ struct berth_lease {
     uint32_t buffer;
     uint32_t generation; /**< of the buffer; 0 in no lease */
     uint32_t offset;     /**< bytes from the start of the buffer */
-    uint32_t length;     /**< bytes */
+    uint32_t length;     /**< bytes; they may reach into buffers behind it: berth_pool_lend_run */
 };
 
 /** How to make a pool. Fill with berth_pool_options_init, then change what you need. Since 0.1. */
@@ -157,7 +157,8 @@ BERTH_API void *berth_lease_data(const struct berth_pool *pool, struct berth_lea
 /**
  * Keeps bytes of a borrowed span beyond the callback: `length` bytes from `offset` of the span.
  * With BERTH_MAY_COPY, a piece of less than 1/8 of its buffer is copied into a smaller class when
- * one is free (counted as received_compact).
+ * one is free (counted as received_compact). Of a span of several buffers, just those are held that
+ * the piece lies in; the 1/8 is of them.
  * @return 0; -EINVAL: nothing, or outside the span; -ESTALE: the span is no longer lent;
  *         -EOVERFLOW: see berth_lease_share.
  */
@@ -171,7 +172,10 @@ BERTH_API BERTH_NODISCARD int berth_retain(struct berth_pool *pool, const struct
  */
 BERTH_API BERTH_NODISCARD int berth_lease_share(struct berth_pool *pool, struct berth_lease lease);
 
-/** A second reference to part of the bytes: always of the root buffer. 0, -EINVAL or as above. */
+/**
+ * A second reference to part of the bytes: always of the root buffer, or of bytes in several
+ * buffers those that the part lies in. 0, -EINVAL or as above.
+ */
 BERTH_API BERTH_NODISCARD int berth_slice(struct berth_pool *pool, struct berth_lease lease,
                                           uint32_t offset, uint32_t length,
                                           struct berth_lease *slice);
@@ -277,6 +281,20 @@ BERTH_API int berth_pool_lend(struct berth_pool *pool, uint32_t buffer, uint32_t
  * to the kernel; 0: it is leased now, post another; -ESTALE: it was not lent.
  */
 BERTH_API int berth_pool_settle(struct berth_pool *pool, uint32_t buffer);
+
+/** The most buffers in one span. */
+#define BERTH_RUN_MAX 256u
+
+/**
+ * POSTED -> BORROWED for buffers that lie one behind the other, as one span: those of the ids
+ * `first`, `first` + 1 and so on, as many as `length` bytes (at least 1) fill. Ids of a class count
+ * upwards through a slab as addresses do, so a driver compares ids. Afterwards berth_pool_settle
+ * each buffer by itself, in any order: of what was retained, each lease holds the buffers that it
+ * lies in and no others. 0; -EINVAL: the length, more than BERTH_RUN_MAX, or not all of one slab,
+ * and they stay posted; -ESTALE: one was not posted, and the others stay so. Since 0.1.
+ */
+BERTH_API int berth_pool_lend_run(struct berth_pool *pool, uint32_t first, uint32_t length,
+                                  struct berth_span *span);
 
 /**
  * For a buffer that the kernel goes on filling (an incremental ring of io_uring, say): `length`

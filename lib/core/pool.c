@@ -274,8 +274,8 @@ berth_pool_release_remote(struct berth_pool *pool, struct berth_lease lease)
     return 0;
 }
 
-/** Ends `count` references of a buffer. Returns whether it became free. */
-static int
+/** Ends `count` references of a buffer. Returns how many buffers became free. */
+static unsigned
 remote_apply(struct berth_pool *pool, uint32_t buffer, uint32_t count)
 {
     struct buffer_meta *meta = &pool->metas[buffer];
@@ -284,7 +284,11 @@ remote_apply(struct berth_pool *pool, uint32_t buffer, uint32_t count)
     for (; count > held; count--)
         (void)berth_pool_illegal(pool);
     meta->references -= count;
-    if (count == 0 || meta->references > 0 || meta_state(meta) != STATE_LEASED)
+    if (count == 0 || meta->references > 0)
+        return 0;
+    if (BERTH_UNLIKELY(meta_is_run(meta)))
+        return berth_pool_run_over(pool, buffer);
+    if (meta_state(meta) != STATE_LEASED)
         return 0;
     pool_free(pool, buffer, meta);
     return 1;
@@ -303,7 +307,7 @@ berth_pool_drain(struct berth_pool *pool)
         link = remote->next;
         const uint32_t count = __atomic_exchange_n(&remote->pending, 0, __ATOMIC_ACQ_REL);
         BERTH_ASSERT(count > 0);
-        freed += (unsigned)remote_apply(pool, buffer, count);
+        freed += remote_apply(pool, buffer, count);
     }
     return freed;
 }

@@ -5,6 +5,7 @@
  *
  *   FREE      --post--> POSTED --lend--> BORROWED --settle--> POSTED, or LEASED if retained
  *   FREE      --get---> LEASED --send_begin--> IN_FLIGHT --send_end--> LEASED --release--> FREE
+ *   POSTED    --lend_run--> several as one span: pool_run.c
  *   POSTED    --lend_part--> FILLING, lent --settle_part--> FILLING --filled--> POSTED or LEASED
  *
  * The invariants kept here: references >= sends in flight, because each holds a reference; a FREE
@@ -76,7 +77,9 @@ berth_lease_data(const struct berth_pool *pool, struct berth_lease lease)
 {
     if (BERTH_UNLIKELY(pool == NULL) || pool_held(pool, lease) == NULL)
         return NULL;
-    if (BERTH_UNLIKELY((uint64_t)lease.offset + lease.length > root_bytes(pool, lease.buffer)))
+    const uint64_t end = (uint64_t)lease.offset + lease.length;
+    if (BERTH_UNLIKELY(end > root_bytes(pool, lease.buffer)) &&
+        !berth_pool_run_covers(pool, lease.buffer, end))
         return NULL;
     return root_data(pool, lease.buffer) + lease.offset;
 }
@@ -92,13 +95,12 @@ reference_add(struct berth_pool *pool, uint32_t buffer, struct buffer_meta *meta
     return 0;
 }
 
-/** Tries to copy a small piece out of a big buffer. Nonzero: it stays where it is. */
-static int
-piece_move(struct berth_pool *pool, const unsigned char *piece, uint32_t length, size_t root,
-           const void *site, struct berth_lease *lease)
+int
+berth_pool_piece_move(struct berth_pool *pool, const unsigned char *piece, uint32_t length,
+                      size_t held, const void *site, struct berth_lease *lease)
 {
     const int smaller = berth_class_for(length);
-    if (length >= root / 8 || smaller < 0 || (size_t)1 << berth_pool_shifts[smaller] >= root)
+    if (length >= held / 8 || smaller < 0 || (size_t)1 << berth_pool_shifts[smaller] >= held)
         return -EMSGSIZE;
     const int error = lease_take(pool, (unsigned)smaller, BERTH_FOR_NEW, site, lease);
     if (error != 0)
@@ -116,18 +118,19 @@ berth_retain(struct berth_pool *pool, const struct berth_span *span, uint32_t of
         (flags & ~BERTH_MAY_COPY) != 0 || (uint64_t)offset + length > span->length)
         return -EINVAL;
     BERTH_CHECK(pool_is_owner(pool));
-    if (span->buffer >= pool->ids || !meta_is_lent(&pool->metas[span->buffer]))
-        return berth_pool_illegal(pool);
+    const void *site = __builtin_return_address(0);
+    if (BERTH_UNLIKELY(span->buffer >= pool->ids || !meta_is_lent(&pool->metas[span->buffer])))
+        return berth_pool_run_retain(pool, span, offset, length, flags, site, lease);
 
     struct buffer_meta *meta = &pool->metas[span->buffer];
     const uintptr_t start = (uintptr_t)root_data(pool, span->buffer);
     const uintptr_t begin = (uintptr_t)span->data;
     if (begin < start || begin + span->length > start + meta->length)
         return -EINVAL;
-    const void *site = __builtin_return_address(0);
     const unsigned char *piece = (const unsigned char *)span->data + offset;
     if ((flags & BERTH_MAY_COPY) != 0 &&
-        piece_move(pool, piece, length, root_bytes(pool, span->buffer), site, lease) == 0)
+        berth_pool_piece_move(pool, piece, length, root_bytes(pool, span->buffer), site, lease) ==
+            0)
         return 0;
 
     const int error = reference_add(pool, span->buffer, meta, site);
@@ -162,9 +165,10 @@ berth_slice(struct berth_pool *pool, struct berth_lease lease, uint32_t offset, 
     struct buffer_meta *meta = pool_held(pool, lease);
     if (meta == NULL)
         return berth_pool_illegal(pool);
-    if ((uint64_t)lease.offset + lease.length > root_bytes(pool, lease.buffer))
-        return -EINVAL;
-    const int error = reference_add(pool, lease.buffer, meta, __builtin_return_address(0));
+    const void *site = __builtin_return_address(0);
+    if (BERTH_UNLIKELY((uint64_t)lease.offset + lease.length > root_bytes(pool, lease.buffer)))
+        return berth_pool_run_slice(pool, lease, offset, length, site, slice);
+    const int error = reference_add(pool, lease.buffer, meta, site);
     if (error != 0)
         return error;
     *slice = lease;
@@ -188,6 +192,8 @@ berth_release(struct berth_pool *pool, struct berth_lease lease)
             pool_free(pool, lease.buffer, meta);
         else if (meta_state(meta) == STATE_FILLING)
             pool_generation_advance(meta); /* nobody has a right to what has been lent of it */
+        else if (meta_is_run(meta))
+            (void)berth_pool_run_over(pool, lease.buffer);
     }
     return 0;
 }
@@ -305,7 +311,7 @@ berth_pool_settle(struct berth_pool *pool, uint32_t buffer)
         return -EINVAL;
     struct buffer_meta *meta = in_state(pool, buffer, STATE_BORROWED);
     if (BERTH_UNLIKELY(meta == NULL))
-        return berth_pool_illegal(pool);
+        return berth_pool_run_settle(pool, buffer);
     if (meta->references > 0) {
         meta->stage += STATE_LEASED - STATE_BORROWED; /* it may have sends already */
         return 0;

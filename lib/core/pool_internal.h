@@ -5,6 +5,7 @@
  *   pool.c           making and freeing a pool, owners, the turn, releases from other threads
  *   pool_slab.c      slabs: getting, carving, giving back, pinning
  *   pool_buffers.c   one buffer at a time: leases, and the states that a driver moves it through
+ *   pool_run.c       buffers that lie one behind the other, lent as one span
  *   pool_chain.c     sequences of leases, and memory that is not the pool's
  *   pool_pressure.c  running low: reserves, waiters, watermarks, budgets
  *   pool_report.c    looking inside: counters, the leak report, the checker
@@ -72,8 +73,11 @@ enum buffer_state {
     STATE_POSTED,
     STATE_BORROWED,
     STATE_LEASED,
-    STATE_FILLING,     /* posted, and parts of it have been delivered: it may have references */
-    STATE_FILLING_LENT /* the same, while a callback is looking at the last part */
+    STATE_FILLING,        /* posted, and parts of it have been delivered: it may have references */
+    STATE_FILLING_LENT,   /* the same, while a callback is looking at the last part */
+    STATE_RUN,            /* borrowed, and the first buffer of a span of several: pool_run.c */
+    STATE_RUN_REST,       /* borrowed, and a further buffer of such a span */
+    STATE_LEASED_REACHING /* leased, and a lease that begins in it reaches into those behind it */
 };
 
 /**
@@ -90,7 +94,8 @@ struct buffer_meta {
     uint32_t generation; /* moves on whenever the last right to the bytes ends; 0: never used */
     union {
         uint32_t next;   /* FREE: the next free buffer's id + 1 */
-        uint32_t length; /* otherwise: the bytes that may hold something */
+        uint32_t length; /* otherwise: the bytes that may hold something; if more than the buffer
+                            has, how far leases that begin in it reach: pool_run.c */
     };
 };
 BERTH_STATIC_ASSERT(sizeof(struct buffer_meta) == 16, "four records to a cache line");
@@ -258,6 +263,39 @@ pool_slabs_left(const struct berth_pool *pool, unsigned size_class)
     return in_class < in_pool ? in_class : in_pool;
 }
 
+/* ---- pool_buffers.c ------------------------------------------------------------------------ */
+
+/**
+ * Tries to copy a small piece out of the `held` bytes of buffers that a lease of it would hold.
+ * Nonzero: it stays where it is.
+ */
+int berth_pool_piece_move(struct berth_pool *pool, const unsigned char *piece, uint32_t length,
+                          size_t held, const void *site, struct berth_lease *lease);
+
+/* ---- pool_run.c: the same calls for buffers of a run, and illegal for any other ------------- */
+
+/** berth_pool_settle. */
+int berth_pool_run_settle(struct berth_pool *pool, uint32_t buffer);
+
+/** berth_retain, its arguments looked at already but for the buffer. */
+int berth_pool_run_retain(struct berth_pool *pool, const struct berth_span *span, uint32_t offset,
+                          uint32_t length, unsigned flags, const void *site,
+                          struct berth_lease *lease);
+
+/** berth_slice of a held lease that ends beyond its buffer. */
+int berth_pool_run_slice(struct berth_pool *pool, struct berth_lease lease, uint32_t offset,
+                         uint32_t length, const void *site, struct berth_lease *slice);
+
+/** Whether leases that begin in the buffer may reach to `end`, which is beyond it. */
+int berth_pool_run_covers(const struct berth_pool *pool, uint32_t buffer, uint64_t end);
+
+/**
+ * The last reference to a buffer has ended that was or is part of a run: frees it, unless a
+ * callback is still looking at it, and what nobody else holds of that which it reached into.
+ * Returns how many buffers became free.
+ */
+unsigned berth_pool_run_over(struct berth_pool *pool, uint32_t buffer);
+
 /* ---- pool_chain.c -------------------------------------------------------------------------- */
 
 /** The last reference to wrapped memory has ended. */
@@ -313,6 +351,13 @@ meta_is_lent(const struct buffer_meta *meta)
 {
     const enum buffer_state state = meta_state(meta);
     return state == STATE_BORROWED || state == STATE_FILLING_LENT;
+}
+
+/** Whether it is lent as part of a run, or leased and reaches into buffers behind it. */
+static inline int
+meta_is_run(const struct buffer_meta *meta)
+{
+    return meta_state(meta) >= STATE_RUN;
 }
 
 /** Sends in flight. */

@@ -350,8 +350,15 @@ void uring_forget(struct berth_loop *loop, struct berth_slot *slot);
 /** Puts the buffer behind an id back into the ring; the kernel sees it after publish. */
 void uring_give_buffer(struct uring_engine *state, uint16_t id);
 
-/** Puts a new pool buffer behind an id that has none. 0 when the pool has none either. */
-int uring_post_buffer(struct berth_loop *loop, uint16_t id);
+/**
+ * The same for up to BUNDLE_MAX; in order of addresses if they come in disorder, so that the next
+ * bundle that fills them is one span, or few.
+ */
+void uring_give_buffers(struct uring_engine *state, const uint16_t *ids, unsigned count);
+
+/** Puts a new pool buffer behind an id, to be given. 0: the pool has none, and the id is idle. */
+int uring_replace_buffer(struct berth_loop *loop, uint16_t id);
+
 
 /** Posts buffers behind idle ids, as many as the load has shown to be needed. */
 void uring_refill(struct berth_loop *loop);

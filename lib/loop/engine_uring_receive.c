@@ -117,8 +117,8 @@ settle_buffer(struct berth_loop *loop, uint16_t id)
     struct uring_engine *state = uring_state(loop);
     if (berth_pool_settle(loop->pool, state->by_id[id].buffer) == 1)
         uring_give_buffer(state, id);
-    else
-        (void)uring_post_buffer(loop, id);
+    else if (uring_replace_buffer(loop, id))
+        uring_give_buffer(state, id);
 }
 
 /**
@@ -138,31 +138,50 @@ bundle_ids(const struct uring_engine *state, uint16_t id, uint32_t bytes, uint16
     return count;
 }
 
+/** Lends what a bundle brought: a span for as many buffers as lie one behind the other. */
+static unsigned
+lend_bundle(struct berth_loop *loop, const uint16_t *ids, unsigned count, uint32_t bytes,
+            struct berth_span *spans)
+{
+    const struct uring_engine *state = uring_state(loop);
+    const uint32_t size = berth_class_bytes(BUFFER_CLASS);
+    unsigned n = 0;
+    for (unsigned i = 0; i < count; n++) {
+        const uint32_t first = state->by_id[ids[i]].buffer;
+        unsigned run = 1;
+        while (i + run < count && run < BERTH_RUN_MAX &&
+               state->by_id[ids[i + run]].buffer == first + run)
+            run++;
+        const uint32_t length = run * size < bytes ? run * size : bytes;
+        const int error = berth_pool_lend_run(loop->pool, first, length, &spans[n]);
+        BERTH_ASSERT(error == 0); /* they fit, and they were posted */
+        (void)error;
+        bytes -= length;
+        i += run;
+    }
+    return n;
+}
+
 /** Takes the buffers of a bundle, and delivers what is in them at once. */
 static void
 take_bundle(struct berth_loop *loop, struct berth_slot *slot, uint32_t bytes, uint16_t id)
 {
     struct uring_engine *state = uring_state(loop);
-    const uint32_t size = berth_class_bytes(BUFFER_CLASS);
     uint16_t ids[BUNDLE_MAX];
     struct berth_span spans[BUNDLE_MAX];
     const unsigned count = bundle_ids(state, id, bytes, ids);
-    const int wanted = slot != NULL && conn_wants_data(slot);
-    for (unsigned i = 0; i < count && wanted; i++) {
-        const uint32_t length = i + 1 < count ? size : bytes - i * size;
-        const int error =
-            berth_pool_lend(loop->pool, state->by_id[ids[i]].buffer, length, &spans[i]);
-        BERTH_ASSERT(error == 0); /* the length fits, and it was posted */
-        (void)error;
+    unsigned ours = count;
+    if (slot != NULL && conn_wants_data(slot)) {
+        const unsigned n = lend_bundle(loop, ids, count, bytes, spans);
+        conn_deliver(loop, slot, spans, n, bytes);
+        ours = 0;
+        for (unsigned i = 0; i < count; i++) {
+            if (berth_pool_settle(loop->pool, state->by_id[ids[i]].buffer) == 1 ||
+                uring_replace_buffer(loop, ids[i]))
+                ids[ours++] = ids[i];
+        }
     }
-    if (wanted)
-        conn_deliver(loop, slot, spans, count, bytes);
-    for (unsigned i = 0; i < count; i++) {
-        if (wanted)
-            settle_buffer(loop, ids[i]);
-        else
-            uring_give_buffer(state, ids[i]);
-    }
+    uring_give_buffers(state, ids, ours);
 }
 
 /** Takes the buffer that a completion brought, whatever else it says, and delivers what is in it.

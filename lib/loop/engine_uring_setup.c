@@ -29,21 +29,68 @@ uring_give_buffer(struct uring_engine *state, uint16_t id)
                           id, (int)state->buffer_count - 1, (int)state->given++);
 }
 
-/** Puts a new pool buffer behind an id that has none. 0 when the pool has none either. */
+/** How many ids in a row have buffers that do not lie right behind their predecessor's. */
+static unsigned
+gaps(const struct uring_engine *state, const uint16_t *ids, unsigned count)
+{
+    unsigned n = 0;
+    for (unsigned i = 1; i < count; i++)
+        n += state->by_id[ids[i]].buffer != state->by_id[ids[i - 1]].buffer + 1;
+    return n;
+}
+
+/** Shell sort: no memory, no recursion, and one pass over what is in order already. */
+static void
+sort_by_address(const struct uring_engine *state, uint16_t *ids, unsigned count)
+{
+    static const unsigned steps[] = {132, 57, 23, 10, 4, 1};
+    for (unsigned s = 0; s < sizeof(steps) / sizeof(steps[0]); s++) {
+        for (unsigned i = steps[s]; i < count; i++) {
+            const uint16_t id = ids[i];
+            unsigned at = i;
+            for (; at >= steps[s] &&
+                   state->by_id[ids[at - steps[s]]].buffer > state->by_id[id].buffer;
+                 at -= steps[s])
+                ids[at] = ids[at - steps[s]];
+            ids[at] = id;
+        }
+    }
+}
+
+/**
+ * Sorting can part the first and the last from neighbours given before and after: two gaps. It must
+ * save more than that, or the place where addresses begin anew would wander through the ring.
+ */
+#define GAPS_SORTING_MAY_ADD 2
+
+void
+uring_give_buffers(struct uring_engine *state, const uint16_t *ids, unsigned count)
+{
+    uint16_t sorted[BUNDLE_MAX];
+    const unsigned before = gaps(state, ids, count);
+    BERTH_ASSERT(count <= BUNDLE_MAX);
+    if (before > GAPS_SORTING_MAY_ADD) {
+        memcpy(sorted, ids, count * sizeof(*ids));
+        sort_by_address(state, sorted, count);
+        if (gaps(state, sorted, count) + GAPS_SORTING_MAY_ADD < before)
+            ids = sorted;
+    }
+    for (unsigned i = 0; i < count; i++)
+        uring_give_buffer(state, ids[i]);
+}
+
 int
-uring_post_buffer(struct berth_loop *loop, uint16_t id)
+uring_replace_buffer(struct berth_loop *loop, uint16_t id)
 {
     struct uring_engine *state = uring_state(loop);
     struct posted_buffer *posted = &state->by_id[id];
-    if (BERTH_UNLIKELY(berth_pool_post(loop->pool, BUFFER_CLASS, BERTH_FOR_NEW, &posted->buffer,
-                                       &posted->data) != 0)) {
-        posted->data = NULL;
-        state->idle_ids[state->idle_count++] = id;
-        state->posted--;
-        return 0;
-    }
-    uring_give_buffer(state, id);
-    return 1;
+    if (BERTH_LIKELY(berth_pool_post(loop->pool, BUFFER_CLASS, BERTH_FOR_NEW, &posted->buffer,
+                                     &posted->data) == 0))
+        return 1;
+    posted->data = NULL;
+    state->idle_ids[state->idle_count++] = id;
+    state->posted--;
+    return 0;
 }
 
 /**
@@ -54,12 +101,22 @@ void
 uring_refill(struct berth_loop *loop)
 {
     struct uring_engine *state = uring_state(loop);
+    uint16_t ids[BUNDLE_MAX];
+    unsigned count = 0;
     while (state->posted < state->posted_max && state->idle_count > 0 && loop->starved.count == 0) {
+        const uint16_t id = state->idle_ids[--state->idle_count];
         state->posted++;
-        state->refused = !uring_post_buffer(loop, state->idle_ids[--state->idle_count]);
+        state->refused = !uring_replace_buffer(loop, id);
         if (state->refused)
-            return;
+            break;
+        ids[count++] = id;
+        if (count == BUNDLE_MAX) {
+            uring_give_buffers(state, ids, count);
+            count = 0;
+        }
     }
+    if (count > 0)
+        uring_give_buffers(state, ids, count);
 }
 
 /** A receive found the ring empty: next time there will be twice as many buffers in it. */

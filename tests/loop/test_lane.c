@@ -17,9 +17,9 @@ static struct {
     struct rig rig;
     int client;
     uint64_t written, received;
-    size_t span_max; /**< the longest span */
+    size_t span_max; /**< the longest span in a lane */
     unsigned keep_every;
-    size_t keep_above; /**< only spans longer than this */
+    int keep_in_lane; /**< only spans in a lane */
     unsigned spans;
     struct berth_lease kept[KEPT_MAX];
     uint64_t kept_at[KEPT_MAX];
@@ -39,15 +39,29 @@ clock_of_test(uint64_t *now_ms)
     return 0;
 }
 
+/** Whether the bytes are in a buffer of the class that lanes use. */
+static int
+in_lane(const struct berth_span *span)
+{
+    const struct berth_pool *pool = berth_loop_pool(lane.rig.loop);
+    struct berth_slab slab;
+    for (unsigned i = 0; berth_pool_slab(pool, i, &slab) == 0; i++) {
+        if ((uintptr_t)span->data - (uintptr_t)slab.data < slab.bytes)
+            return slab.size_class == BERTH_CLASS_2M;
+    }
+    ck_abort_msg("a span that is in no slab");
+    return 0;
+}
+
 static void
 on_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
 {
     (void)conn, (void)bytes;
     for (unsigned i = 0; i < n; i++) {
         ck_assert(lane.any_bytes || ways_same(spans[i].data, spans[i].length, KEY, lane.received));
-        if (spans[i].length > lane.span_max)
+        if (spans[i].length > lane.span_max && in_lane(&spans[i]))
             lane.span_max = spans[i].length;
-        if (lane.keep_every != 0 && spans[i].length > lane.keep_above &&
+        if (lane.keep_every != 0 && (!lane.keep_in_lane || in_lane(&spans[i])) &&
             lane.spans++ % lane.keep_every == 0 && lane.kept_count < KEPT_MAX) {
             lane.kept_at[lane.kept_count] = lane.received;
             ck_assert_int_eq(berth_retain(berth_loop_pool(lane.rig.loop), &spans[i], 0,
@@ -325,7 +339,7 @@ START_TEST(dry_lanes_starve_nobody)
     take_all_big();
     const struct berth_loop_stats before = rig_stats(&lane.rig);
     lane.keep_every = 1;
-    lane.keep_above = 4096; /* in the lane */
+    lane.keep_in_lane = 1;
     stream(UINT64_C(5) << 20);
     lane.keep_every = 0;
     stream(UINT64_C(1) << 20);
