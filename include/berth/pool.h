@@ -297,6 +297,14 @@ BERTH_API int berth_pool_lend_run(struct berth_pool *pool, uint32_t first, uint3
                                   struct berth_span *span);
 
 /**
+ * Puts the free buffers of a class in order of addresses, those first that lie in runs of 16 or
+ * more: what is posted next lies one behind the other as far as it can. For a driver whose runs
+ * have become short. Looks at every buffer of the class that was ever used (some 2 ns each) and
+ * returns how many they are; 0 also for an argument out of range. Since 0.1.
+ */
+BERTH_API uint32_t berth_pool_tidy(struct berth_pool *pool, enum berth_class size_class);
+
+/**
  * For a buffer that the kernel goes on filling (an incremental ring of io_uring, say): `length`
  * bytes (at least 1) have arrived at `offset`, behind all that was lent of it before; fills the
  * span to lend. 0; -EINVAL: the place or the length; -ESTALE: it was not posted. Since 0.1.

@@ -153,6 +153,60 @@ berth_pool_carve(struct berth_pool *pool, unsigned size_class)
     return buffer;
 }
 
+/** Free buffers one behind the other that berth_pool_tidy puts in front: a run worth having. */
+#define TIDY_RUN_MIN 16
+
+/** A part of a free list: where its next buffer's link goes. */
+struct free_tail {
+    uint32_t head; /* id + 1 */
+    uint32_t *link;
+};
+
+/** Puts the buffers from `first` up to `end` at the end of the list. */
+static void
+free_tail_append(struct berth_pool *pool, struct free_tail *list, uint32_t first, uint32_t end)
+{
+    for (; first < end; first++) {
+        *list->link = first + 1;
+        list->link = &pool->metas[first].next;
+    }
+}
+
+/** Sorts the free buffers of a slab into those in long runs and the others. */
+static void
+slab_tidy(struct berth_pool *pool, uint32_t number, struct free_tail *runs, struct free_tail *rest)
+{
+    const uint32_t end = (number << POOL_SLAB_ID_BITS) + pool->slabs[number].carved;
+    uint32_t buffer = number << POOL_SLAB_ID_BITS;
+    while (buffer < end) {
+        const uint32_t first = buffer;
+        while (buffer < end && pool->metas[buffer].stage == STATE_FREE)
+            buffer++;
+        free_tail_append(pool, buffer - first >= TIDY_RUN_MIN ? runs : rest, first, buffer);
+        buffer++; /* this one is not free */
+    }
+}
+
+uint32_t
+berth_pool_tidy(struct berth_pool *pool, enum berth_class size_class)
+{
+    if (pool == NULL || (unsigned)size_class >= BERTH_CLASS_COUNT)
+        return 0;
+    struct free_tail runs = {.link = &runs.head}, rest = {.link = &rest.head};
+    uint32_t looked = 0;
+    for (uint32_t number = 0; number < pool->slabs_top; number++) {
+        const struct slab *slab = &pool->slabs[number];
+        if (slab->data == NULL || slab->size_class != (unsigned)size_class)
+            continue;
+        looked += slab->carved;
+        slab_tidy(pool, number, &runs, &rest);
+    }
+    *rest.link = 0;
+    *runs.link = rest.head;
+    pool->classes[size_class].free_head = runs.head;
+    return looked;
+}
+
 /* ---- giving slabs back --------------------------------------------------------------------- */
 
 /** Takes the buffers of slabs marked `discard` out of the class's free list. */

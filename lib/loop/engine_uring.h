@@ -138,6 +138,7 @@ struct uring_engine {
     uint16_t given_last;        /**< the id put into it last */
     uint32_t posted_max;        /**< buffers to post now: doubled whenever they did not suffice */
     uint32_t posted;            /**< ids with a buffer behind them */
+    uint32_t tidy_pause;        /**< buffers to come in bundles before the pool is put in order */
     uint32_t receive_bytes_max; /**< per go of a multishot receive; 0: the kernel cannot */
     uint32_t setup_flags;
     uint32_t kernel_features; /**< that the ring was made with */
@@ -351,10 +352,10 @@ void uring_forget(struct berth_loop *loop, struct berth_slot *slot);
 void uring_give_buffer(struct uring_engine *state, uint16_t id);
 
 /**
- * The same for up to BUNDLE_MAX; in order of addresses if they come in disorder, so that the next
- * bundle that fills them is one span, or few.
+ * The same for up to BUNDLE_MAX; in order of addresses if they come in disorder, or others in their
+ * places, so that the next bundle that fills them is one span, or few. May change `ids`.
  */
-void uring_give_buffers(struct uring_engine *state, const uint16_t *ids, unsigned count);
+void uring_give_buffers(struct berth_loop *loop, uint16_t *ids, unsigned count);
 
 /** Puts a new pool buffer behind an id, to be given. 0: the pool has none, and the id is idle. */
 int uring_replace_buffer(struct berth_loop *loop, uint16_t id);

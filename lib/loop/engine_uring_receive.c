@@ -181,7 +181,7 @@ take_bundle(struct berth_loop *loop, struct berth_slot *slot, uint32_t bytes, ui
                 ids[ours++] = ids[i];
         }
     }
-    uring_give_buffers(state, ids, ours);
+    uring_give_buffers(loop, ids, ours);
 }
 
 /** Takes the buffer that a completion brought, whatever else it says, and delivers what is in it.

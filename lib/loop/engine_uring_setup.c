@@ -29,6 +29,20 @@ uring_give_buffer(struct uring_engine *state, uint16_t id)
                           id, (int)state->buffer_count - 1, (int)state->given++);
 }
 
+int
+uring_replace_buffer(struct berth_loop *loop, uint16_t id)
+{
+    struct uring_engine *state = uring_state(loop);
+    struct posted_buffer *posted = &state->by_id[id];
+    if (BERTH_LIKELY(berth_pool_post(loop->pool, BUFFER_CLASS, BERTH_FOR_NEW, &posted->buffer,
+                                     &posted->data) == 0))
+        return 1;
+    posted->data = NULL;
+    state->idle_ids[state->idle_count++] = id;
+    state->posted--;
+    return 0;
+}
+
 /** How many ids in a row have buffers that do not lie right behind their predecessor's. */
 static unsigned
 gaps(const struct uring_engine *state, const uint16_t *ids, unsigned count)
@@ -63,34 +77,50 @@ sort_by_address(const struct uring_engine *state, uint16_t *ids, unsigned count)
  */
 #define GAPS_SORTING_MAY_ADD 2
 
-void
-uring_give_buffers(struct uring_engine *state, const uint16_t *ids, unsigned count)
+/** More than one gap for so many buffers, when sorted: others should take their places. */
+#define GAPS_ONE_IN 8
+
+/** Records that putting the pool in order may look at, for each buffer that bundles bring. */
+#define TIDY_RECORDS 16
+
+/**
+ * Gives buffers that lie far apart back to the pool, and takes those with the lowest addresses:
+ * what callbacks kept for long, and gave back in any order, has scattered them. Returns how many.
+ */
+static unsigned
+exchange(struct berth_loop *loop, uint16_t *ids, unsigned count)
 {
+    struct uring_engine *state = uring_state(loop);
+    unsigned n = 0;
+    for (unsigned i = 0; i < count; i++)
+        (void)berth_pool_unpost(loop->pool, state->by_id[ids[i]].buffer);
+    state->tidy_pause = berth_pool_tidy(loop->pool, BUFFER_CLASS) / TIDY_RECORDS;
+    for (unsigned i = 0; i < count; i++) {
+        if (uring_replace_buffer(loop, ids[i]))
+            ids[n++] = ids[i];
+    }
+    return n;
+}
+
+void
+uring_give_buffers(struct berth_loop *loop, uint16_t *ids, unsigned count)
+{
+    struct uring_engine *state = uring_state(loop);
     uint16_t sorted[BUNDLE_MAX];
     const unsigned before = gaps(state, ids, count);
     BERTH_ASSERT(count <= BUNDLE_MAX);
+    state->tidy_pause -= count < state->tidy_pause ? count : state->tidy_pause;
     if (before > GAPS_SORTING_MAY_ADD) {
         memcpy(sorted, ids, count * sizeof(*ids));
         sort_by_address(state, sorted, count);
-        if (gaps(state, sorted, count) + GAPS_SORTING_MAY_ADD < before)
+        const unsigned after = gaps(state, sorted, count);
+        if (after + GAPS_SORTING_MAY_ADD < before)
             ids = sorted;
+        if (after > GAPS_SORTING_MAY_ADD && after > count / GAPS_ONE_IN && state->tidy_pause == 0)
+            count = exchange(loop, ids, count);
     }
     for (unsigned i = 0; i < count; i++)
         uring_give_buffer(state, ids[i]);
-}
-
-int
-uring_replace_buffer(struct berth_loop *loop, uint16_t id)
-{
-    struct uring_engine *state = uring_state(loop);
-    struct posted_buffer *posted = &state->by_id[id];
-    if (BERTH_LIKELY(berth_pool_post(loop->pool, BUFFER_CLASS, BERTH_FOR_NEW, &posted->buffer,
-                                     &posted->data) == 0))
-        return 1;
-    posted->data = NULL;
-    state->idle_ids[state->idle_count++] = id;
-    state->posted--;
-    return 0;
 }
 
 /**
@@ -111,12 +141,12 @@ uring_refill(struct berth_loop *loop)
             break;
         ids[count++] = id;
         if (count == BUNDLE_MAX) {
-            uring_give_buffers(state, ids, count);
+            uring_give_buffers(loop, ids, count);
             count = 0;
         }
     }
     if (count > 0)
-        uring_give_buffers(state, ids, count);
+        uring_give_buffers(loop, ids, count);
 }
 
 /** A receive found the ring empty: next time there will be twice as many buffers in it. */

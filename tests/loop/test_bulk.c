@@ -308,7 +308,9 @@ START_TEST(bundles_are_used_and_are_one_span)
 }
 END_TEST
 
-/** What was kept leaves holes in the order of the ring: they close when nothing is kept any more.
+/**
+ * What is kept leaves holes in the order of the ring, and comes back in any order: when nothing is
+ * kept any more, that heals.
  */
 START_TEST(buffers_are_put_in_order_again)
 {
@@ -317,20 +319,18 @@ START_TEST(buffers_are_put_in_order_again)
     if (!bundles_only(&options, engine))
         return;
     begin_bulk(&options, 2);
-    stream_all();
-    printf("while some are kept: %llu buffers, %llu callbacks, %llu spans\n",
-           (unsigned long long)bulk.buffers, (unsigned long long)bulk.callbacks,
-           (unsigned long long)bulk.spans);
-    bulk.keep_one_in = 0;
-    for (unsigned round = 0; round < 4; round++) {
+    for (unsigned round = 0; round < 6; round++) {
         bulk.callbacks = bulk.spans = bulk.buffers = 0;
         for (unsigned i = 0; i < CONNS; i++)
             bulk.streams[i].written = bulk.streams[i].received = 0;
         stream_all();
-        printf("none: %llu buffers, %llu callbacks, %llu spans\n", (unsigned long long)bulk.buffers,
-               (unsigned long long)bulk.callbacks, (unsigned long long)bulk.spans);
+        printf("round %u: %llu buffers, %llu callbacks, %llu spans\n", round,
+               (unsigned long long)bulk.buffers, (unsigned long long)bulk.callbacks,
+               (unsigned long long)bulk.spans);
+        bulk.keep_one_in = 0;
     }
-    ck_assert_uint_le(bulk.spans - bulk.callbacks, bulk.buffers / 32);
+    ck_assert_uint_le(bulk.spans, 3 * bulk.callbacks);
+    ck_assert_uint_ge(bulk.buffers, 6 * bulk.callbacks);
     end_bulk();
 }
 END_TEST
