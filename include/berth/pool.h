@@ -156,7 +156,7 @@ BERTH_API void *berth_lease_data(const struct berth_pool *pool, struct berth_lea
 
 /**
  * Keeps bytes of a borrowed span beyond the callback: `length` bytes from `offset` of the span.
- * With BERTH_MAY_COPY, a piece of less than 1/8 of its buffer is copied into a smaller class when
+ * With BERTH_MAY_COPY, a piece of less than 1/8 of its buffer is copied into a smaller buffer when
  * one is free (counted as received_compact). Of a span of several buffers, just those are held that
  * the piece lies in; the 1/8 is of them.
  * @return 0; -EINVAL: nothing, or outside the span; -ESTALE: the span is no longer lent;
@@ -289,9 +289,10 @@ BERTH_API int berth_pool_settle(struct berth_pool *pool, uint32_t buffer);
  * POSTED -> BORROWED for buffers that lie one behind the other, as one span: those of the ids
  * `first`, `first` + 1 and so on, as many as `length` bytes (at least 1) fill. Ids of a class count
  * upwards through a slab as addresses do, so a driver compares ids. Afterwards berth_pool_settle
- * each buffer by itself, in any order: of what was retained, each lease holds the buffers that it
- * lies in and no others. 0; -EINVAL: the length, more than BERTH_RUN_MAX, or not all of one slab,
- * and they stay posted; -ESTALE: one was not posted, and the others stay so. Since 0.1.
+ * each buffer by itself, in any order: a lease of some of the bytes holds the buffers that they lie
+ * in and no others (those that begin in one buffer hold together what they reach). 0; -EINVAL: the
+ * length, more than BERTH_RUN_MAX, or not all of one slab, and they stay posted; -ESTALE: one was
+ * not posted, and the others stay so. Since 0.1.
  */
 BERTH_API int berth_pool_lend_run(struct berth_pool *pool, uint32_t first, uint32_t length,
                                   struct berth_span *span);

@@ -73,11 +73,11 @@ enum buffer_state {
     STATE_POSTED,
     STATE_BORROWED,
     STATE_LEASED,
-    STATE_FILLING,        /* posted, and parts of it have been delivered: it may have references */
-    STATE_FILLING_LENT,   /* the same, while a callback is looking at the last part */
-    STATE_RUN,            /* borrowed, and the first buffer of a span of several: pool_run.c */
-    STATE_RUN_REST,       /* borrowed, and a further buffer of such a span */
-    STATE_LEASED_REACHING /* leased, and a lease that begins in it reaches into those behind it */
+    STATE_FILLING,      /* posted, and parts of it have been delivered: it may have references */
+    STATE_FILLING_LENT, /* the same, while a callback is looking at the last part */
+    STATE_RUN,          /* borrowed, and the first buffer of a span of several: pool_run.c */
+    STATE_RUN_REST,     /* borrowed, and a further buffer of such a span */
+    STATE_LEASED_RUN    /* leased, and leases reach from it into others or from others into it */
 };
 
 /**
@@ -94,8 +94,7 @@ struct buffer_meta {
     uint32_t generation; /* moves on whenever the last right to the bytes ends; 0: never used */
     union {
         uint32_t next;   /* FREE: the next free buffer's id + 1 */
-        uint32_t length; /* otherwise: the bytes that may hold something; if more than the buffer
-                            has, how far leases that begin in it reach: pool_run.c */
+        uint32_t length; /* otherwise: the bytes that may hold something; of a run: pool_run.c */
     };
 };
 BERTH_STATIC_ASSERT(sizeof(struct buffer_meta) == 16, "four records to a cache line");
@@ -290,8 +289,8 @@ int berth_pool_run_slice(struct berth_pool *pool, struct berth_lease lease, uint
 int berth_pool_run_covers(const struct berth_pool *pool, uint32_t buffer, uint64_t end);
 
 /**
- * The last reference to a buffer has ended that was or is part of a run: frees it, unless a
- * callback is still looking at it, and what nobody else holds of that which it reached into.
+ * The last lease has ended that begins in a buffer of a run. Frees it, unless others reach into it
+ * or a callback is still looking at it, and what it was the last to hold of those behind it.
  * Returns how many buffers became free.
  */
 unsigned berth_pool_run_over(struct berth_pool *pool, uint32_t buffer);
@@ -353,11 +352,34 @@ meta_is_lent(const struct buffer_meta *meta)
     return state == STATE_BORROWED || state == STATE_FILLING_LENT;
 }
 
-/** Whether it is lent as part of a run, or leased and reaches into buffers behind it. */
+/** Whether it is in one of the states of pool_run.c. */
 static inline int
 meta_is_run(const struct buffer_meta *meta)
 {
     return meta_state(meta) >= STATE_RUN;
+}
+
+/** In those states, of `length`: how far its leases reach, and how many others reach into it. */
+#define RUN_HOLDER (UINT32_C(1) << 24)
+BERTH_STATIC_ASSERT(POOL_SLAB_BYTES < RUN_HOLDER && BERTH_RUN_MAX <= 256, "both have room");
+
+static inline uint32_t
+run_bytes(const struct buffer_meta *meta)
+{
+    return meta->length % RUN_HOLDER;
+}
+
+static inline uint32_t
+run_holders(const struct buffer_meta *meta)
+{
+    return meta->length / RUN_HOLDER;
+}
+
+/** The buffers behind it that its leases reach into. */
+static inline uint32_t
+run_reached(const struct buffer_meta *meta, unsigned shift)
+{
+    return (run_bytes(meta) - 1) >> shift;
 }
 
 /** Sends in flight. */

@@ -30,24 +30,20 @@ berth_pool_copies(struct berth_pool *pool)
 static void
 holding_describe(const struct berth_pool *pool, uint32_t buffer, struct berth_holding *holding)
 {
-    static const char *const names[] = {[STATE_FREE] = "free",
-                                        [STATE_POSTED] = "posted",
-                                        [STATE_BORROWED] = "borrowed",
-                                        [STATE_LEASED] = "leased",
-                                        [STATE_FILLING] = "posted",
-                                        [STATE_FILLING_LENT] = "borrowed",
-                                        [STATE_RUN] = "borrowed",
-                                        [STATE_RUN_REST] = "borrowed",
-                                        [STATE_LEASED_REACHING] = "leased"};
+    static const char *const names[] = {
+        [STATE_FREE] = "free",     [STATE_POSTED] = "posted",     [STATE_BORROWED] = "borrowed",
+        [STATE_LEASED] = "leased", [STATE_FILLING] = "posted",    [STATE_FILLING_LENT] = "borrowed",
+        [STATE_RUN] = "borrowed",  [STATE_RUN_REST] = "borrowed", [STATE_LEASED_RUN] = "leased"};
     const struct buffer_meta *meta = &pool->metas[buffer];
     const struct slab *slab = pool_slab_of(pool, buffer);
-    const int leased =
-        meta_state(meta) == STATE_LEASED || meta_state(meta) == STATE_LEASED_REACHING;
+    const int leased = meta_state(meta) == STATE_LEASED || meta_state(meta) == STATE_LEASED_RUN;
     const int sending = leased && meta_sends(meta) > 0;
     *holding = (struct berth_holding){.buffer = buffer,
                                       .size_class = (enum berth_class)slab->size_class,
                                       .state = sending ? "in flight" : names[meta_state(meta)],
                                       .references = meta->references};
+    if (meta_is_run(meta))
+        holding->references += run_holders(meta);
 #ifdef BERTH_CHECKS
     holding->site = pool->traces[buffer].site;
     holding->age_turns = pool->turns - pool->traces[buffer].turn;
@@ -85,7 +81,7 @@ static const char *
 meta_fault(const struct buffer_meta *meta)
 {
     const enum buffer_state state = meta_state(meta);
-    if (state > STATE_LEASED_REACHING)
+    if (state > STATE_LEASED_RUN)
         return "a buffer is in no state";
     if (meta->generation == 0)
         return "a buffer that was used has no generation";
@@ -93,30 +89,45 @@ meta_fault(const struct buffer_meta *meta)
         return "more sends in flight than references";
     if (state <= STATE_POSTED && meta->references != 0)
         return "a free or posted buffer has references";
-    if ((state == STATE_LEASED || state == STATE_LEASED_REACHING) && meta->references == 0)
+    if (state == STATE_LEASED && meta->references == 0)
         return "a leased buffer has no references";
     return NULL;
 }
 
-/** Whether a record's leases may reach beyond its buffer; then whether what they reach is held. */
-static const char *
-reach_fault(const struct slab *slab, const struct buffer_meta *meta, uint32_t at)
+/** How many records before that one of a slab reach into it. */
+static uint32_t
+holders_count(const struct slab *slab, const struct buffer_meta *meta, uint32_t at)
 {
-    const uint32_t size = UINT32_C(1) << slab->shift;
-    const int reaches = meta_state(meta) != STATE_FREE && meta->length > size;
+    uint32_t count = 0;
+    for (uint32_t i = 1; i <= at && i < BERTH_RUN_MAX; i++)
+        count += meta_is_run(meta - i) && run_reached(meta - i, slab->shift) >= i;
+    return count;
+}
+
+/** One record of a slab, against those that it reaches into and that reach into it. */
+static const char *
+run_fault(const struct slab *slab, const struct buffer_meta *meta, uint32_t at)
+{
     if (slab->size_class == CLASS_WRAPPED)
         return meta_is_run(meta) ? "wrapped memory is part of a run" : NULL;
-    if (!reaches)
-        return meta_state(meta) == STATE_LEASED_REACHING ? "a reaching buffer reaches nothing"
-                                                         : NULL;
-    if (!meta_is_run(meta) || meta->references == 0)
+    const uint32_t size = UINT32_C(1) << slab->shift;
+    if (!meta_is_run(meta))
+        return meta_state(meta) != STATE_FREE && meta->length > size ? "a buffer holds too much"
+                                                                     : NULL;
+    if (run_bytes(meta) == 0)
+        return "a buffer of a run holds nothing";
+    const uint32_t more = run_reached(meta, slab->shift);
+    if (more > 0 && meta->references == 0)
         return "a buffer reaches beyond itself, and has no leases that could";
-    const uint32_t more = (meta->length - 1) >> slab->shift;
     if (more >= BERTH_RUN_MAX || at + more >= slab->carved)
         return "a buffer reaches out of its slab";
     for (uint32_t i = 1; i <= more; i++)
-        if (meta_state(&meta[i]) <= STATE_POSTED || meta[i].references == 0)
+        if (!meta_is_run(&meta[i]))
             return "a buffer is not held by what reaches into it";
+    if (meta_state(meta) == STATE_LEASED_RUN && meta->length <= size)
+        return "a buffer is said to be part of a run, and is not";
+    if (run_holders(meta) != holders_count(slab, meta, at))
+        return "a buffer has lost count of what reaches into it";
     return NULL;
 }
 
@@ -132,7 +143,7 @@ slab_fault(const struct berth_pool *pool, uint32_t number)
         const struct buffer_meta *meta = &pool->metas[(number << POOL_SLAB_ID_BITS) + i];
         const char *fault = meta_fault(meta);
         if (fault == NULL)
-            fault = reach_fault(slab, meta, i);
+            fault = run_fault(slab, meta, i);
         if (fault != NULL)
             return fault;
         outstanding += meta_state(meta) != STATE_FREE;

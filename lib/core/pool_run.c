@@ -2,26 +2,28 @@
  * Runs: buffers that lie one behind the other and are lent as one span. Each stays a buffer by
  * itself, with a record of its own, and is settled by itself; only the span is one.
  *
- *   POSTED --lend_run--> RUN, RUN_REST ... --settle, one by one--> POSTED, LEASED or
- * LEASED_REACHING
+ *   POSTED --lend_run--> RUN, RUN_REST ... --settle, one by one--> POSTED, LEASED or LEASED_RUN
  *
- * A lease of a run names the buffer that it begins in. Where it reaches beyond, that buffer's
- * `length` says how far, and it holds a reference to each buffer that it reaches into, once for all
- * leases that begin there. So a lease holds what it touches and not the run, and a buffer of a run
- * is over when its references are, as any other is.
+ * A lease of a run names the buffer that it begins in. Where it reaches beyond, the record of that
+ * buffer says how far, and counts as one holder of each buffer that it reaches into, for all leases
+ * together that begin there. So a lease holds what it lies in and not the run.
+ *
+ * In the states of this file `length` is two numbers: how many others hold the buffer in that way,
+ * and how far its own leases reach (or, if not beyond it, the bytes that may hold something). In
+ * all other states the first is 0 and the second at most the buffer's size: nobody else need know.
  *
  * The invariants kept here: what a record reaches into lies behind it, was lent in the same run,
- * and is not free; a record without references reaches into nothing beyond its own buffer.
+ * and counts it as a holder; a record without references reaches into nothing; and LEASED_RUN is
+ * left for LEASED as soon as a buffer neither reaches into others nor is reached into.
  *
  * SPDX-License-Identifier: MIT
  */
 #include "core/pool_internal.h"
 
-/** The buffers behind it that a record's leases reach into. */
 static uint32_t
-reached(const struct buffer_meta *meta, unsigned shift)
+size_of(const struct berth_pool *pool, uint32_t buffer)
 {
-    return meta->length > UINT32_C(1) << shift ? (meta->length - 1) >> shift : 0;
+    return UINT32_C(1) << pool_slab_of(pool, buffer)->shift;
 }
 
 static void
@@ -35,6 +37,13 @@ static int
 is_lent(const struct buffer_meta *meta)
 {
     return meta_state(meta) == STATE_RUN || meta_state(meta) == STATE_RUN_REST;
+}
+
+/** Whether it neither reaches into other buffers nor is reached into. */
+static int
+is_single(const struct buffer_meta *meta, uint32_t size)
+{
+    return meta->length <= size; /* the holders stand above the bytes */
 }
 
 /* ---- lending and settling ------------------------------------------------------------------ */
@@ -75,9 +84,10 @@ berth_pool_run_settle(struct berth_pool *pool, uint32_t buffer)
     if (buffer >= pool->ids || !is_lent(&pool->metas[buffer]))
         return berth_pool_illegal(pool);
     struct buffer_meta *meta = &pool->metas[buffer];
-    if (reached(meta, pool_slab_of(pool, buffer)->shift) > 0) {
-        BERTH_ASSERT(meta->references > 0);
-        state_set(meta, STATE_LEASED_REACHING);
+    if (!is_single(meta, size_of(pool, buffer))) {
+        state_set(meta, STATE_LEASED_RUN);
+        if (meta->references == 0)
+            pool_generation_advance(meta); /* what was retained and released meanwhile is over */
         return 0;
     }
     state_set(meta, STATE_BORROWED); /* from here on it is a buffer like any other */
@@ -86,7 +96,7 @@ berth_pool_run_settle(struct berth_pool *pool, uint32_t buffer)
 
 /* ---- leases -------------------------------------------------------------------------------- */
 
-/** A lease of the bytes from `offset` of a buffer, holding all buffers that it reaches into. */
+/** A lease of the bytes from `offset` of a buffer, which holds all that they lie in. */
 static int
 lease_reaching(struct berth_pool *pool, uint32_t buffer, uint32_t offset, uint32_t length,
                const void *site, struct berth_lease *lease)
@@ -94,26 +104,22 @@ lease_reaching(struct berth_pool *pool, uint32_t buffer, uint32_t offset, uint32
     struct buffer_meta *meta = &pool->metas[buffer];
     const unsigned shift = pool_slab_of(pool, buffer)->shift;
     const uint32_t end = offset + length;
-    const uint32_t before = reached(meta, shift);
-    const uint32_t after = (end - 1) >> shift;
-    BERTH_ASSERT(offset < UINT32_C(1) << shift && after < BERTH_RUN_MAX);
-    int full = meta->references == POOL_REFERENCES_MAX;
-    for (uint32_t i = before + 1; i <= after; i++)
-        full |= meta[i].references == POOL_REFERENCES_MAX;
-    if (full)
+    BERTH_ASSERT(offset < UINT32_C(1) << shift && (end - 1) >> shift < BERTH_RUN_MAX);
+    if (meta->references == POOL_REFERENCES_MAX)
         return -EOVERFLOW;
-
-    for (uint32_t i = before + 1; i <= after; i++) {
-        meta[i].references++;
-        pool_trace(pool, buffer + i, site);
-    }
-    if (after > 0 && end > meta->length) {
-        meta->length = end;
-        if (meta_state(meta) == STATE_LEASED)
-            state_set(meta, STATE_LEASED_REACHING);
-    }
     meta->references++;
     pool_trace(pool, buffer, site);
+    for (uint32_t i = run_reached(meta, shift) + 1; i <= (end - 1) >> shift; i++) {
+        meta[i].length += RUN_HOLDER;
+        if (meta_state(&meta[i]) == STATE_LEASED)
+            state_set(&meta[i], STATE_LEASED_RUN);
+        pool_trace(pool, buffer + i, site);
+    }
+    if (end > UINT32_C(1) << shift && end > run_bytes(meta)) {
+        meta->length += end - run_bytes(meta);
+        if (meta_state(meta) == STATE_LEASED)
+            state_set(meta, STATE_LEASED_RUN);
+    }
     *lease = (struct berth_lease){
         .buffer = buffer, .generation = meta->generation, .offset = offset, .length = length};
     return 0;
@@ -129,7 +135,7 @@ is_lent_until(const struct berth_pool *pool, uint32_t buffer, uint64_t end)
         (buffer & (POOL_SLAB_IDS - 1)) + last >= pool_per_slab(slab->size_class))
         return 0;
     const struct buffer_meta *meta = &pool->metas[buffer + last];
-    return is_lent(meta) && end - (last << slab->shift) <= meta->length;
+    return is_lent(meta) && end - (last << slab->shift) <= run_bytes(meta);
 }
 
 int
@@ -165,7 +171,7 @@ berth_pool_run_covers(const struct berth_pool *pool, uint32_t buffer, uint64_t e
     if (pool_is_wrapped(pool, buffer))
         return 0; /* its records hold lengths that mean something else */
     const struct buffer_meta *meta = &pool->metas[buffer];
-    return (is_lent(meta) || meta_state(meta) == STATE_LEASED_REACHING) && end <= meta->length;
+    return meta_is_run(meta) && end <= run_bytes(meta);
 }
 
 int
@@ -182,51 +188,35 @@ berth_pool_run_slice(struct berth_pool *pool, struct berth_lease lease, uint32_t
 
 /* ---- the end ------------------------------------------------------------------------------- */
 
-/** Ends so many of the references to a buffer that others hold which reach into it. */
-static void
-let_go(struct berth_pool *pool, struct buffer_meta *meta, uint32_t count)
+/** Leaves the states of runs if nothing keeps the buffer there. Returns 1 if it became free. */
+static unsigned
+part(struct berth_pool *pool, uint32_t buffer, struct buffer_meta *meta, uint32_t size)
 {
-    const uint32_t held = meta->references - meta_sends(meta);
-    for (; BERTH_UNLIKELY(count > held); count--)
-        (void)berth_pool_illegal(pool); /* somebody has released a lease of it twice */
-    meta->references -= count;
+    if (is_lent(meta) || !is_single(meta, size))
+        return 0;
+    state_set(meta, STATE_LEASED);
+    if (meta->references > 0)
+        return 0;
+    pool_free(pool, buffer, meta);
+    return 1;
 }
 
 unsigned
 berth_pool_run_over(struct berth_pool *pool, uint32_t buffer)
 {
-    struct buffer_meta *metas = &pool->metas[buffer];
+    struct buffer_meta *meta = &pool->metas[buffer];
     const unsigned shift = pool_slab_of(pool, buffer)->shift;
-    int16_t changes[BERTH_RUN_MAX + 1] = {0}; /* of how many that are over reach into a buffer */
-    int into = 0;
-    uint32_t last = 0;
-    /* Forwards: who is over lets go of what it reaches into, which may be over by that. */
-    for (uint32_t i = 0; i <= last; i++) {
-        struct buffer_meta *meta = &metas[i];
-        into += changes[i];
-        if (i > 0)
-            let_go(pool, meta, (uint32_t)into);
-        if (meta->references > 0)
-            continue;
-        const uint32_t more = reached(meta, shift);
-        BERTH_ASSERT(i + more < BERTH_RUN_MAX);
-        if (more == 0)
-            continue;
-        changes[i + 1]++;
-        changes[i + more + 1]--;
-        if (i + more > last)
-            last = i + more;
-        meta->length = UINT32_C(1) << shift;
-        if (meta_state(meta) == STATE_LEASED_REACHING)
-            state_set(meta, STATE_LEASED);
-    }
-    /* Backwards: the free list hands out what comes last first, and so in order of addresses. */
+    const uint32_t size = UINT32_C(1) << shift;
     unsigned freed = 0;
-    for (uint32_t i = last + 1; i-- > 0;) {
-        if (metas[i].references == 0 && meta_state(&metas[i]) == STATE_LEASED) {
-            pool_free(pool, buffer + i, &metas[i]);
-            freed++;
-        }
+    /* Backwards: the free list hands out what comes last first, and so in order of addresses. */
+    for (uint32_t i = run_reached(meta, shift); i > 0; i--) {
+        BERTH_ASSERT(meta_is_run(&meta[i]) && meta[i].length >= RUN_HOLDER);
+        meta[i].length -= RUN_HOLDER;
+        freed += part(pool, buffer + i, &meta[i], size);
     }
-    return freed;
+    if (run_reached(meta, shift) > 0)
+        meta->length -= run_bytes(meta) - size;
+    if (!is_lent(meta) && !is_single(meta, size))
+        pool_generation_advance(meta); /* others hold it, but no lease that begins in it is left */
+    return freed + part(pool, buffer, meta, size);
 }
