@@ -22,10 +22,17 @@ struct record {
     uint32_t length; /* lent */
     uint32_t references;
     uint32_t in_flight;
-    uint32_t seed; /* byte i of the buffer is byte_of(seed, i) */
+    uint32_t seed; /* byte i of the buffer is byte_of(seed, i); of a run, byte i of the run */
+    uint32_t size; /* of the buffer; 0: wrapped memory */
     unsigned char *data;
     unsigned char *heap; /* wrapped memory, to be freed by the pool */
     struct berth_span span;
+    uint64_t run;          /* which run it was lent in; 0: by itself */
+    uint32_t place;        /* in the run */
+    struct record *head;   /* the first of the run */
+    struct record *behind; /* the next of the run */
+    uint32_t reach;        /* so many behind it are held for leases that begin in it */
+    uint32_t holders;      /* so many before it are held so */
 };
 
 struct held {
@@ -45,6 +52,7 @@ struct model {
     struct berth_chain chain;
     struct held links[32];
     uint64_t out, illegal, wakes, waits_now, freed, wrapped;
+    uint64_t runs, run_leases, run_slices;
     uint64_t random;
 };
 extern struct model m;
@@ -54,6 +62,21 @@ uint32_t random_below(uint32_t bound);
 
 /** What byte `at` of the buffer with that seed is. */
 unsigned char byte_of(uint32_t seed, uint32_t at);
+
+/** A record of a buffer that has just been taken, or NULL. */
+struct record *record_new(enum model_state state, uint32_t buffer, void *data);
+
+/** A random record in that state, or NULL. */
+struct record *record_pick(enum model_state state);
+
+/** The record is nobody's any more. */
+void record_gone(struct record *record);
+
+/** A lease that the model holds from now on; `origin` as in struct held. */
+void lease_add(struct record *record, struct berth_lease lease, uint32_t origin);
+
+/** A record for a lease of a buffer into which that was copied which `origin` tells. */
+void copy_add(struct berth_lease lease, uint32_t seed, uint32_t origin);
 
 /** Whether another buffer and another lease fit into the model. */
 int room(void);
@@ -66,6 +89,13 @@ void lease_drop(unsigned index);
 
 /** The lease reads what its buffer was given. */
 void lease_check(const struct held *held);
+
+/** Runs: model_run.c. */
+void op_post_run(void);
+void op_lend_run(void);
+void op_retain_run(struct record *record);
+void run_slice(const struct held *held, uint32_t offset, uint32_t length);
+void run_unref(struct record *record);
 
 /** Operations on the chain: model_chain.c. */
 void op_append(void);

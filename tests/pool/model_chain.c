@@ -13,7 +13,7 @@ op_append(void)
     if (m.lease_count == 0 || m.chain.count == 32)
         return;
     const unsigned index = random_below(m.lease_count);
-    if (m.leases[index].sending)
+    if (m.leases[index].sending || m.leases[index].lease.length > LEASE_BYTES_MAX)
         return;
     ck_assert_int_eq(berth_chain_append(m.pool, &m.chain, m.leases[index].lease), 0);
     m.links[m.chain.count - 1] = m.leases[index];

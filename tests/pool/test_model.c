@@ -35,7 +35,7 @@ write_bytes(unsigned char *data, uint32_t seed, uint32_t length)
         data[i] = byte_of(seed, i);
 }
 
-static struct record *
+struct record *
 record_new(enum model_state state, uint32_t buffer, void *data)
 {
     for (unsigned i = 0; i < RECORDS_MAX; i++) {
@@ -49,8 +49,7 @@ record_new(enum model_state state, uint32_t buffer, void *data)
     return NULL;
 }
 
-/** A random record in that state, or NULL after a fair number of tries. */
-static struct record *
+struct record *
 record_pick(enum model_state state)
 {
     const unsigned from = random_below(RECORDS_MAX);
@@ -72,14 +71,23 @@ void
 record_unref(struct record *record, struct berth_lease lease)
 {
     ck_assert_uint_gt(record->references, 0);
-    if (--record->references > 0 || record->state == BORROWED)
+    if (--record->references > 0)
         return;
-    over_add(lease);
+    if (record->state != BORROWED)
+        over_add(lease);
+    run_unref(record);
+    if (record->state != BORROWED && record->holders == 0)
+        record_gone(record);
+}
+
+void
+record_gone(struct record *record)
+{
     record->state = GONE;
     m.out--;
 }
 
-static void
+void
 lease_add(struct record *record, struct berth_lease lease, uint32_t origin)
 {
     ck_assert_uint_lt(m.lease_count, LEASES_MAX);
@@ -103,6 +111,15 @@ lease_check(const struct held *held)
     ck_assert_uint_eq(data[0], byte_of(held->record->seed, at));
     ck_assert_uint_eq(data[length / 2], byte_of(held->record->seed, at + length / 2));
     ck_assert_uint_eq(data[length - 1], byte_of(held->record->seed, at + length - 1));
+}
+
+void
+copy_add(struct berth_lease lease, uint32_t seed, uint32_t origin)
+{
+    struct record *copy = record_new(HELD, lease.buffer, berth_lease_data(m.pool, lease));
+    ck_assert_ptr_nonnull(copy);
+    copy->seed = seed;
+    lease_add(copy, lease, origin);
 }
 
 int
@@ -149,8 +166,11 @@ op_post(void)
     void *data;
     const int error = berth_pool_post(m.pool, size_class, purpose, &buffer, &data);
     ck_assert_int_eq(error, available ? 0 : -ENOBUFS);
-    if (error == 0)
-        ck_assert_ptr_nonnull(record_new(POSTED, buffer, data));
+    if (error != 0)
+        return;
+    struct record *record = record_new(POSTED, buffer, data);
+    ck_assert_ptr_nonnull(record);
+    record->size = berth_class_bytes(size_class);
 }
 
 static void
@@ -174,6 +194,10 @@ op_retain(void)
     struct record *record = record_pick(BORROWED);
     if (record == NULL)
         return;
+    if (record->run != 0) {
+        op_retain_run(record);
+        return;
+    }
     const uint32_t offset = random_below(record->length);
     const uint32_t length = 1 + random_below(record->length - offset);
     const unsigned flags = random_below(2) ? BERTH_MAY_COPY : 0;
@@ -186,10 +210,7 @@ op_retain(void)
         return;
     }
     ck_assert_uint_eq(flags, BERTH_MAY_COPY);
-    struct record *copy = record_new(HELD, lease.buffer, berth_lease_data(m.pool, lease));
-    ck_assert_ptr_nonnull(copy);
-    copy->seed = record->seed;
-    lease_add(copy, lease, offset);
+    copy_add(lease, record->seed, offset);
 }
 
 static void
@@ -198,9 +219,11 @@ op_settle(void)
     struct record *record = record_pick(BORROWED);
     if (record == NULL)
         return;
-    const int free_again = record->references == 0;
+    const int free_again = record->references == 0 && record->holders == 0;
     ck_assert_int_eq(berth_pool_settle(m.pool, record->buffer), free_again);
     record->state = free_again ? POSTED : HELD;
+    if (free_again)
+        record->run = 0;
 }
 
 static void
@@ -227,6 +250,10 @@ op_share_or_slice(void)
     } else {
         const uint32_t offset = random_below(lease.length);
         const uint32_t length = 1 + random_below(lease.length - offset);
+        if (held->record->run != 0 && lease.offset + lease.length > held->record->size) {
+            run_slice(held, offset, length);
+            return;
+        }
         ck_assert_int_eq(berth_slice(m.pool, held->lease, offset, length, &lease), 0);
         ck_assert_uint_eq(lease.offset, held->lease.offset + offset);
     }
@@ -427,10 +454,11 @@ model_empty(void)
 START_TEST(a_million_operations)
 {
     static void (*const operations[])(void) = {
-        op_get,    op_post,           op_lend,   op_lend, op_retain,  op_settle,  op_settle,
-        op_unpost, op_share_or_slice, op_send,   op_send, op_release, op_release, op_release,
-        op_wrap,   op_append,         op_append, op_pop,  op_consume, op_pullup,  op_iovec,
-        op_clear,  op_wait,           op_turn,   op_trim, op_ebb,     op_illegal};
+        op_get,    op_post,    op_post_run, op_lend,    op_lend,    op_lend_run,       op_retain,
+        op_settle, op_settle,  op_settle,   op_unpost,  op_unpost,  op_share_or_slice, op_send,
+        op_send,   op_release, op_release,  op_release, op_release, op_wrap,           op_append,
+        op_append, op_pop,     op_consume,  op_pullup,  op_iovec,   op_clear,          op_wait,
+        op_turn,   op_trim,    op_ebb,      op_illegal};
     const unsigned count = sizeof(operations) / sizeof(operations[0]);
     m.random = test_seed("pool model");
     m.pool = test_pool_make(9 * SLAB_BYTES); /* small enough to run out of */
@@ -440,6 +468,7 @@ START_TEST(a_million_operations)
     for (uint64_t i = 0; i < operations_max; i++) {
         const unsigned op = random_below(count);
         const int grows = operations[op] == op_get || operations[op] == op_post ||
+                          operations[op] == op_post_run || operations[op] == op_lend_run ||
                           operations[op] == op_retain || operations[op] == op_wrap ||
                           operations[op] == op_share_or_slice || operations[op] == op_pop;
         if (!grows || room())
@@ -453,10 +482,16 @@ START_TEST(a_million_operations)
            (unsigned long long)stats.gets, (unsigned long long)stats.refused,
            (unsigned long long)stats.illegal, (unsigned long long)m.wakes,
            (unsigned long long)m.wrapped, (unsigned long long)stats.outstanding_max);
+    printf("runs %llu, leases of several of their buffers %llu, slices of those %llu\n",
+           (unsigned long long)m.runs, (unsigned long long)m.run_leases,
+           (unsigned long long)m.run_slices);
     /* It went where it should: into shortage, past waiters, through wrapped memory. */
     ck_assert_uint_gt(stats.refused, 100);
     ck_assert_uint_gt(m.wakes, 100);
     ck_assert_uint_gt(m.wrapped, 500);
+    ck_assert_uint_gt(m.runs, 100);
+    ck_assert_uint_gt(m.run_leases, 100);
+    ck_assert_uint_gt(m.run_slices, 10);
     ck_assert_uint_gt(berth_pool_copies(m.pool)->received_compact, 500);
     ck_assert_uint_gt(berth_pool_copies(m.pool)->received_pullup, 500);
     model_empty();
