@@ -124,6 +124,35 @@ START_TEST(leases_of_an_earlier_delivery_are_stale)
 }
 END_TEST
 
+/** A buffer that is still held, but only from another one. */
+START_TEST(leases_are_stale_though_their_buffer_is_held)
+{
+    struct berth_pool *pool;
+    const struct berth_span span = run_begin(&pool);
+    const struct berth_lease holder = run_retain(pool, &span, 0, 3 * SIZE);
+    const struct berth_lease early = run_retain(pool, &span, SIZE, 10);
+    const struct berth_lease late = run_retain(pool, &span, 2 * SIZE, 10);
+    struct berth_lease slice;
+    ck_assert_int_eq(berth_release(pool, early), 0);
+    ck_assert_uint_eq(run_settle(pool, span.buffer, RUN), 0xf8);
+    run_unpost(pool, span.buffer, 0xf8);
+    ck_assert_int_eq(berth_release(pool, late), 0);
+    ck_assert_ptr_null(berth_lease_data(pool, early));
+    ck_assert_ptr_null(berth_lease_data(pool, late));
+    TEST_ILLEGAL(pool, berth_release(pool, early));
+    TEST_ILLEGAL(pool, berth_release(pool, late));
+    /* Nor when a new lease begins there. */
+    ck_assert_int_eq(berth_slice(pool, holder, SIZE + 5, 2 * SIZE - 5, &slice), 0);
+    ck_assert_ptr_null(berth_lease_data(pool, early));
+    ck_assert_ptr_null(berth_lease_data(pool, late));
+    TEST_ILLEGAL(pool, berth_lease_send_begin(pool, early));
+    ck_assert_int_eq(berth_release(pool, holder), 0);
+    run_check(pool, slice, SIZE + 5);
+    ck_assert_int_eq(berth_release(pool, slice), 0);
+    test_pool_end(pool);
+}
+END_TEST
+
 /* ---- contents, and order -------------------------------------------------------------------- */
 
 START_TEST(what_a_run_held_is_wiped)
@@ -208,6 +237,7 @@ main(void)
     TEST_ADD(suite, steps_of_other_states_are_refused);
     TEST_ADD(suite, retain_checks_the_span);
     TEST_ADD(suite, leases_of_an_earlier_delivery_are_stale);
+    TEST_ADD(suite, leases_are_stale_though_their_buffer_is_held);
     TEST_ADD(suite, what_a_run_held_is_wiped);
     TEST_ADD(suite, tidy_puts_free_buffers_in_order);
     return test_run(suite);

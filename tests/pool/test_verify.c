@@ -13,6 +13,8 @@ static struct scene {
     uint32_t posted;
     struct berth_span borrowed;
     struct berth_lease leased, sent, freed, wrapped;
+    uint32_t run; /* the first of a run of four */
+    struct berth_lease reaching;
     struct berth_waiter waiters[2];
 } scene;
 
@@ -22,6 +24,36 @@ static void
 ready_ignore(struct berth_waiter *waiter, void *context)
 {
     (void)waiter, (void)context;
+}
+
+/** Four buffers that were lent as one; the middle two are leased. */
+static void
+run_begin(void)
+{
+    struct berth_span span;
+    for (uint32_t i = 0; i < 4; i++) {
+        uint32_t buffer;
+        void *data;
+        ck_assert_int_eq(
+            berth_pool_post(scene.pool, BERTH_CLASS_16K, BERTH_FOR_NEW, &buffer, &data), 0);
+        if (i == 0)
+            scene.run = buffer;
+        ck_assert_uint_eq(buffer, scene.run + i);
+    }
+    ck_assert_int_eq(berth_pool_lend_run(scene.pool, scene.run, 4 << 14, &span), 0);
+    ck_assert_int_eq(berth_retain(scene.pool, &span, 1 << 14, 2 << 14, 0, &scene.reaching), 0);
+    ck_assert_int_eq(berth_pool_settle(scene.pool, scene.run + 1), 0);
+    ck_assert_int_eq(berth_pool_settle(scene.pool, scene.run + 2), 0);
+}
+
+static void
+run_end(void)
+{
+    ck_assert_int_eq(berth_pool_settle(scene.pool, scene.run), 1);
+    ck_assert_int_eq(berth_pool_settle(scene.pool, scene.run + 3), 1);
+    ck_assert_int_eq(berth_pool_unpost(scene.pool, scene.run), 0);
+    ck_assert_int_eq(berth_pool_unpost(scene.pool, scene.run + 3), 0);
+    ck_assert_int_eq(berth_release(scene.pool, scene.reaching), 0);
 }
 
 static void
@@ -39,6 +71,7 @@ scene_begin(void)
     scene.freed = test_pool_get(scene.pool, BERTH_CLASS_4K);
     ck_assert_int_eq(berth_release(scene.pool, scene.freed), 0);
     ck_assert_int_eq(berth_wrap(scene.pool, text, 4, NULL, NULL, &scene.wrapped), 0);
+    run_begin();
     for (int i = 0; i < 2; i++) {
         scene.waiters[i] =
             (struct berth_waiter){.ready = ready_ignore, .size_class = BERTH_CLASS_64K, .count = 1};
@@ -61,6 +94,7 @@ scene_end(void)
     ck_assert_int_eq(berth_release(pool, scene.sent), 0);
     ck_assert_int_eq(berth_release(pool, scene.leased), 0);
     ck_assert_int_eq(berth_release(pool, scene.wrapped), 0);
+    run_end();
     test_pool_end(pool);
 }
 
@@ -96,6 +130,32 @@ START_TEST(records)
     BREAK(meta_at(scene.freed.buffer)->references, 1);
     BREAK(meta_at(scene.freed.buffer)->stage, STATE_POSTED);
     BREAK(meta_at(scene.wrapped.buffer)->references, 0);
+    scene_end();
+}
+END_TEST
+
+START_TEST(runs)
+{
+    scene_begin();
+    struct buffer_meta *metas = meta_at(scene.run);
+    ck_assert_int_eq(meta_state(&metas[0]), STATE_RUN);
+    ck_assert_int_eq(meta_state(&metas[1]), STATE_LEASED_RUN);
+    ck_assert_int_eq(meta_state(&metas[2]), STATE_LEASED_RUN);
+    ck_assert_int_eq(meta_state(&metas[3]), STATE_RUN_REST);
+    BREAK(metas[0].length, 0);
+    BREAK(metas[0].length, 2 << 14);       /* it reaches, without leases */
+    BREAK(metas[1].references, 0);         /* likewise */
+    BREAK(metas[1].length, 1 << 14);       /* it does not reach, but is counted as a holder */
+    BREAK(metas[1].length, 4 << 14);       /* it reaches further than it is counted */
+    BREAK(metas[1].length, 300 << 14);     /* out of its slab */
+    BREAK(metas[1].stage, STATE_LEASED);   /* a buffer by itself does not reach */
+    BREAK(metas[2].stage, STATE_BORROWED); /* nor is it reached into */
+    BREAK(metas[2].length, metas[2].length + RUN_HOLDER);
+    BREAK(metas[2].length, 1 << 14);
+    BREAK(metas[3].length, (1 << 14) + RUN_HOLDER);
+    BREAK(meta_at(scene.leased.buffer)->stage, STATE_LEASED_RUN);
+    BREAK(meta_at(scene.leased.buffer)->length, 4097);
+    BREAK(meta_at(scene.wrapped.buffer)->stage, STATE_LEASED_RUN);
     scene_end();
 }
 END_TEST
@@ -152,6 +212,7 @@ main(void)
 {
     Suite *suite = suite_create("pool verify");
     TEST_ADD(suite, records);
+    TEST_ADD(suite, runs);
     TEST_ADD(suite, lists);
     TEST_ADD(suite, slabs_and_sums);
     TEST_ADD(suite, waiters);
