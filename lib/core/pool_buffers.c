@@ -78,9 +78,8 @@ berth_lease_data(const struct berth_pool *pool, struct berth_lease lease)
     if (BERTH_UNLIKELY(pool == NULL) || pool_held(pool, lease) == NULL)
         return NULL;
     const uint64_t end = (uint64_t)lease.offset + lease.length;
-    if (BERTH_UNLIKELY(end > root_bytes(pool, lease.buffer)) &&
-        !berth_pool_run_covers(pool, lease.buffer, end))
-        return NULL;
+    if (BERTH_UNLIKELY(end > root_bytes(pool, lease.buffer)))
+        return berth_pool_run_data(pool, lease);
     return root_data(pool, lease.buffer) + lease.offset;
 }
 

@@ -285,8 +285,8 @@ int berth_pool_run_retain(struct berth_pool *pool, const struct berth_span *span
 int berth_pool_run_slice(struct berth_pool *pool, struct berth_lease lease, uint32_t offset,
                          uint32_t length, const void *site, struct berth_lease *slice);
 
-/** Whether leases that begin in the buffer may reach to `end`, which is beyond it. */
-int berth_pool_run_covers(const struct berth_pool *pool, uint32_t buffer, uint64_t end);
+/** berth_lease_data of a held lease that ends beyond its buffer. */
+void *berth_pool_run_data(const struct berth_pool *pool, struct berth_lease lease);
 
 /**
  * The last lease has ended that begins in a buffer of a run. Frees it, unless others reach into it

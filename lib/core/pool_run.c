@@ -165,20 +165,22 @@ berth_pool_run_retain(struct berth_pool *pool, const struct berth_span *span, ui
     return lease_reaching(pool, head + first, at - (first << slab->shift), length, site, lease);
 }
 
-int
-berth_pool_run_covers(const struct berth_pool *pool, uint32_t buffer, uint64_t end)
+void *
+berth_pool_run_data(const struct berth_pool *pool, struct berth_lease lease)
 {
-    if (pool_is_wrapped(pool, buffer))
-        return 0; /* its records hold lengths that mean something else */
-    const struct buffer_meta *meta = &pool->metas[buffer];
-    return meta_is_run(meta) && end <= run_bytes(meta);
+    if (pool_is_wrapped(pool, lease.buffer))
+        return NULL; /* its records hold lengths that mean something else */
+    const struct buffer_meta *meta = &pool->metas[lease.buffer];
+    if (!meta_is_run(meta) || (uint64_t)lease.offset + lease.length > run_bytes(meta))
+        return NULL;
+    return pool_slab_data(pool_slab_of(pool, lease.buffer), lease.buffer) + lease.offset;
 }
 
 int
 berth_pool_run_slice(struct berth_pool *pool, struct berth_lease lease, uint32_t offset,
                      uint32_t length, const void *site, struct berth_lease *slice)
 {
-    if (!berth_pool_run_covers(pool, lease.buffer, (uint64_t)lease.offset + lease.length))
+    if (berth_pool_run_data(pool, lease) == NULL)
         return -EINVAL;
     const unsigned shift = pool_slab_of(pool, lease.buffer)->shift;
     const uint32_t at = lease.offset + offset;

@@ -360,6 +360,9 @@ void uring_give_buffers(struct berth_loop *loop, uint16_t *ids, unsigned count);
 /** Puts a new pool buffer behind an id, to be given. 0: the pool has none, and the id is idle. */
 int uring_replace_buffer(struct berth_loop *loop, uint16_t id);
 
+/** The same, and gives it. */
+int uring_post_buffer(struct berth_loop *loop, uint16_t id);
+
 
 /** Posts buffers behind idle ids, as many as the load has shown to be needed. */
 void uring_refill(struct berth_loop *loop);

@@ -117,8 +117,8 @@ settle_buffer(struct berth_loop *loop, uint16_t id)
     struct uring_engine *state = uring_state(loop);
     if (berth_pool_settle(loop->pool, state->by_id[id].buffer) == 1)
         uring_give_buffer(state, id);
-    else if (uring_replace_buffer(loop, id))
-        uring_give_buffer(state, id);
+    else
+        (void)uring_post_buffer(loop, id);
 }
 
 /**

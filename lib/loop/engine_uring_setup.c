@@ -43,6 +43,15 @@ uring_replace_buffer(struct berth_loop *loop, uint16_t id)
     return 0;
 }
 
+int
+uring_post_buffer(struct berth_loop *loop, uint16_t id)
+{
+    if (BERTH_UNLIKELY(!uring_replace_buffer(loop, id)))
+        return 0;
+    uring_give_buffer(uring_state(loop), id);
+    return 1;
+}
+
 /** How many ids in a row have buffers that do not lie right behind their predecessor's. */
 static unsigned
 gaps(const struct uring_engine *state, const uint16_t *ids, unsigned count)
