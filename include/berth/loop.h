@@ -84,7 +84,8 @@ struct berth_handlers {
 
     /**
      * Bytes have come: `n` spans (at least 1) of `bytes` in all. They are lent: read them now, or
-     * berth_retain what must stay. Writing into them is allowed.
+     * berth_retain what must stay. Writing into them is allowed. A span is up to 1 MiB long; where
+     * one ends and the next begins says nothing about the stream.
      */
     void (*data)(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes);
 

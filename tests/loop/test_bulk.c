@@ -330,7 +330,7 @@ START_TEST(buffers_are_put_in_order_again)
         bulk.keep_one_in = 0;
     }
     ck_assert_uint_le(bulk.spans, 3 * bulk.callbacks);
-    ck_assert_uint_ge(bulk.buffers, 6 * bulk.callbacks);
+    ck_assert_uint_ge(bulk.buffers, 4 * bulk.callbacks); /* or it would prove nothing */
     end_bulk();
 }
 END_TEST
