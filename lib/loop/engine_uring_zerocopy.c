@@ -102,6 +102,7 @@ on_taken(struct berth_loop *loop, struct berth_slot *slot, unsigned send, int32_
     slot->state &= ~(uint32_t)CONN_SENDING;
     zerocopy_taken(loop, slot, send, result > 0 ? (size_t)result : 0, more);
     if (BERTH_UNLIKELY(result <= 0) && result != -EINTR && result != -EAGAIN &&
+        result != -ECANCELED && /* recalled, and nothing had been taken */
         !(slot->flags & BERTH_SLOT_CLOSING) && !refused(loop, slot, result))
         conn_failed(loop, slot, result == 0 ? -EPIPE : result);
     if (slot->buffer != 0)

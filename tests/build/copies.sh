@@ -31,6 +31,7 @@ lib/core/stats.c|difference[i] = new[i] - old[i];|counters
 lib/loop/address.c|memcpy(host, start, length);|the text of an address
 lib/loop/address.c|memcpy(local->sun_path, text, length);|the path of a unix socket
 lib/loop/address.c|memcpy(name->host, text, (size_t)(end - text));|a name to be looked up
+lib/loop/engine_uring_setup.c|memcpy(sorted, ids, count * sizeof(*ids));|numbers of buffers
 lib/loop/handover.c|[i] = ((const unsigned char *)from)[i];|a program's state of a connection
 lib/loop/udp.c|= *(const int *)(const void *)CMSG_DATA(header);|a number of the kernel's
 lib/loop/udp_calls.c|*(uint16_t *)(void *)CMSG_DATA(header) = |a number for the kernel

@@ -179,6 +179,34 @@ START_TEST(set_in_the_middle_of_a_send)
 }
 END_TEST
 
+/** The same over TCP, where big sends may be read in place: each byte comes, once. */
+START_TEST(set_in_the_middle_of_a_send_over_tcp)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static unsigned char data[QUEUED_BYTES];
+    uint64_t random = test_seed("set_in_the_middle_of_a_send_over_tcp");
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = (unsigned char)test_random(&random);
+    for (unsigned i = 0; i < 2; i++) {
+        struct scene scene;
+        size_t at = 0, before = 0, before_at = 0;
+        prepare(&scene, engine);
+        begin(&scene, &with_timeout);
+        if (i == 1)
+            before = fill_behind_its_back(&scene, data);
+        ck_assert_int_eq(berth_send(the_conn(&scene), data, sizeof(data)), 0);
+        fill_sockets(&scene, 1);
+        limit(&scene, BERTH_TIMEOUT_WRITE, PERIOD_MS);
+        fill_sockets(&scene, 1);
+        reads_back(&scene, data, &before_at, before);
+        reads_back(&scene, data, &at, sizeof(data));
+        RIG_UNTIL(&scene.rig, berth_conn_queued(the_conn(&scene)) == 0, TURNS);
+        ck_assert_uint_eq(scene.closes + scene.timeouts, 0);
+        end(&scene);
+    }
+}
+END_TEST
+
 START_TEST(total_whatever_happens)
 {
     RIG_ENGINE_OR_RETURN(engine);
@@ -383,6 +411,7 @@ main(void)
     RIG_ADD(suite, read_only_while_wanted);
     RIG_ADD(suite, write_only_while_queued);
     RIG_ADD(suite, set_in_the_middle_of_a_send);
+    RIG_ADD(suite, set_in_the_middle_of_a_send_over_tcp);
     RIG_ADD(suite, total_whatever_happens);
     RIG_ADD(suite, connecting);
     RIG_ADD(suite, connected_in_time);
