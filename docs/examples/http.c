@@ -4,12 +4,12 @@
  * requests, http_files.c finds the files.
  *
  * A response is a head, copied into the send queue, and a body that is not copied: a small file is
- * a lease that all its readers share; a big one is read into pool buffers as fast as its reader
- * takes them, and never faster: past SEND_HIGH_BYTES it waits for `drained`, and so do further
- * requests.
+ * a lease that all its readers share, of a big one the kernel sends the pages that it has in memory
+ * anyway. Past SEND_HIGH_BYTES further requests wait for `drained`.
  *
- * Who neither completes a request nor takes what was asked for within --patience SECONDS is
- * disconnected, be it one who sends a byte now and then.
+ * Who neither completes a request nor takes what was asked for within --patience SECONDS, once more
+ * for every SEND_HIGH_BYTES of it, is disconnected, be it one who sends or takes a byte now and
+ * then; who takes nothing at all, the first time they are over.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -40,21 +40,12 @@ struct client {
     struct example_input input;
     uint32_t skip;     /* bytes of a request's body still to come, which nobody wants */
     uint32_t lingered; /* bytes that came after our last word */
-    uint8_t streaming; /* a file is under way: see struct stream */
     uint8_t last;      /* what is being answered is the last request */
     uint8_t lingering; /* we have said all; what the peer still sends is dropped */
     uint8_t ended;     /* the peer will send no more */
-    uint8_t waiting;   /* for a pool buffer: see struct stream */
+    uint8_t waiting;   /* for a pool buffer: the cold record is a struct berth_waiter then */
 };
 _Static_assert(sizeof(struct client) <= BERTH_CONN_PAYLOAD_BYTES, "fits the slot");
-
-/* In the cold record: only a few connections at a time send a big file. */
-struct stream {
-    int fd;
-    off_t offset;
-    uint64_t left;
-    struct berth_waiter waiter; /* for a pool buffer, also when no file is under way */
-};
 
 static struct {
     struct berth_pool *pool;
@@ -65,11 +56,15 @@ static struct {
 
 static void client_advance(struct berth_conn *conn);
 
-/* The peer has done its part: its time begins anew. */
+/* The peer has done its part: its time begins anew, for taking so many bytes. */
 static void
-patience_renew(struct berth_conn *conn)
+patience_renew(struct berth_conn *conn, uint64_t bytes)
 {
-    berth_conn_timeout(conn, BERTH_TIMEOUT_TOTAL, server.patience_ms);
+    const uint64_t times = 1 + bytes / SEND_HIGH_BYTES;
+    const uint64_t times_max = BERTH_TIMEOUT_MS_MAX / server.patience_ms;
+
+    berth_conn_timeout(conn, BERTH_TIMEOUT_TOTAL,
+                       server.patience_ms * (uint32_t)(times < times_max ? times : times_max));
 }
 
 /* ---- responses ---------------------------------------------------------------------------- */
@@ -132,33 +127,6 @@ status_send(struct berth_conn *conn, const struct http_request *request, int sta
     return berth_send(conn, body, (size_t)length);
 }
 
-static void
-stream_begin(struct berth_conn *conn, int fd, uint64_t bytes)
-{
-    struct client *client = berth_conn_payload(conn);
-    struct stream *stream = berth_conn_cold(conn);
-
-    assert(!client->streaming);
-    stream->fd = fd;
-    stream->offset = 0;
-    stream->left = bytes;
-    client->streaming = 1;
-    /* The next request can wait in the socket: it is not needed before this one is answered. */
-    berth_conn_credit(conn, 0);
-}
-
-static void
-stream_end(struct berth_conn *conn)
-{
-    struct client *client = berth_conn_payload(conn);
-    struct stream *stream = berth_conn_cold(conn);
-
-    assert(client->streaming);
-    close(stream->fd);
-    client->streaming = 0;
-    berth_conn_credit(conn, BERTH_CREDIT_UNLIMITED);
-}
-
 static int
 file_send(struct berth_conn *conn, const struct http_request *request, struct http_file *file)
 {
@@ -173,9 +141,11 @@ file_send(struct berth_conn *conn, const struct http_request *request, struct ht
         error = berth_send_lease(conn, file->content);
     if (has_content && (!wanted || error != 0))
         berth_release(server.pool, file->content);
-    if (file->fd >= 0 && wanted)
-        stream_begin(conn, file->fd, file->bytes);
-    else if (file->fd >= 0)
+    if (file->fd >= 0 && wanted) {
+        patience_renew(conn, file->bytes);
+        error = berth_send_file(conn, file->fd, 0, file->bytes);
+    }
+    if (file->fd >= 0 && (!wanted || error != 0))
         close(file->fd);
     return error;
 }
@@ -194,12 +164,12 @@ request_answer(struct berth_conn *conn, const struct http_request *request)
     return status != 0 ? status_send(conn, request, status) : file_send(conn, request, &file);
 }
 
-/* ---- big files ---------------------------------------------------------------------------- */
+/* ---- waiting ------------------------------------------------------------------------------ */
 
 static int
 must_wait(const struct berth_conn *conn)
 {
-    return berth_conn_queued(conn) > SEND_HIGH_BYTES;
+    return berth_conn_queued(conn) >= SEND_HIGH_BYTES;
 }
 
 static void
@@ -217,61 +187,17 @@ static int
 buffer_wait(struct berth_conn *conn, enum berth_class size_class)
 {
     struct client *client = berth_conn_payload(conn);
-    struct stream *stream = berth_conn_cold(conn);
+    struct berth_waiter *waiter = berth_conn_cold(conn);
 
     assert(!client->waiting);
-    stream->waiter = (struct berth_waiter){.ready = on_buffer_free,
-                                           .context = conn, /* until close, which ends the wait */
-                                           .size_class = size_class,
-                                           .purpose = BERTH_FOR_ACTIVE,
-                                           .count = 1};
-    const int error = berth_pool_wait(server.pool, &stream->waiter);
+    *waiter = (struct berth_waiter){.ready = on_buffer_free,
+                                    .context = conn, /* until close, which ends the wait */
+                                    .size_class = size_class,
+                                    .purpose = BERTH_FOR_ACTIVE,
+                                    .count = 1};
+    const int error = berth_pool_wait(server.pool, waiter);
     client->waiting = error == 0;
     return error;
-}
-
-/* Reads one buffer full and queues it. Returns 1; 0: it waits for a buffer; -errno. */
-static int
-stream_piece(struct berth_conn *conn, struct stream *stream)
-{
-    struct berth_lease lease;
-
-    if (berth_pool_get(server.pool, BERTH_CLASS_64K, BERTH_FOR_ACTIVE, &lease) != 0)
-        return buffer_wait(conn, BERTH_CLASS_64K);
-    if (lease.length > stream->left)
-        lease.length = (uint32_t)stream->left;
-    const ssize_t got =
-        pread(stream->fd, berth_lease_data(server.pool, lease), lease.length, stream->offset);
-    int error = got < 0 ? -errno : 0;
-    if (got == 0)
-        error = -EIO; /* it has become shorter than the head had promised */
-    lease.length = got > 0 ? (uint32_t)got : 0;
-    if (error == 0)
-        error = berth_send_lease(conn, lease);
-    if (error != 0) {
-        berth_release(server.pool, lease);
-        return error;
-    }
-    stream->offset += lease.length;
-    stream->left -= lease.length;
-    return 1;
-}
-
-static void
-stream_advance(struct berth_conn *conn)
-{
-    const struct client *client = berth_conn_payload(conn);
-    struct stream *stream = berth_conn_cold(conn);
-
-    while (stream->left > 0 && !client->waiting && !must_wait(conn)) {
-        const int result = stream_piece(conn, stream);
-        if (result < 0)
-            berth_conn_abort(conn); /* the only way left to say that this is not the whole file */
-        if (result <= 0)
-            return;
-    }
-    if (stream->left == 0)
-        stream_end(conn);
 }
 
 /* ---- connections -------------------------------------------------------------------------- */
@@ -307,7 +233,7 @@ may_answer(struct berth_conn *conn)
     static const enum berth_class needed[] = {BERTH_CLASS_512, BERTH_CLASS_4K};
     const struct client *client = berth_conn_payload(conn);
 
-    if (client->streaming || client->waiting || must_wait(conn))
+    if (client->waiting || must_wait(conn))
         return 0;
     for (unsigned i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
         if (berth_pool_available(server.pool, needed[i], BERTH_FOR_ACTIVE) > 0)
@@ -337,7 +263,7 @@ request_serve(struct berth_conn *conn, const char *data, size_t length)
                    (request.expects && request.body_bytes > 0) ||
                    berth_loop_draining(berth_conn_loop(conn));
     client->skip = (uint32_t)request.body_bytes;
-    patience_renew(conn);
+    patience_renew(conn, 0);
     const int error =
         status != 0 ? status_send(conn, &request, status) : request_answer(conn, &request);
     if (error != 0)
@@ -367,9 +293,7 @@ requests_serve(struct berth_conn *conn, const char *data, size_t length)
         if (bytes == 0)
             return used;
         used += bytes;
-        if (client->streaming)
-            stream_advance(conn);
-        if (client->last && !client->streaming)
+        if (client->last)
             linger_begin(conn);
     }
     return used;
@@ -382,31 +306,24 @@ client_feed(struct berth_conn *conn, const struct berth_span *span)
 
     if (example_input_feed(conn, &client->input, span, REST_BYTES_MAX, requests_serve) != 0)
         berth_conn_abort(conn);
-    if (client->ended && !client->streaming && !client->waiting && !must_wait(conn))
+    if (client->ended && !client->waiting && !must_wait(conn))
         berth_conn_close(conn);
 }
 
-/* There is room in the send queue again: what was begun goes on, then what came meanwhile. */
+/* There is room in the send queue again, or a buffer: what came meanwhile is answered. */
 static void
 client_advance(struct berth_conn *conn)
 {
-    struct client *client = berth_conn_payload(conn);
-
-    patience_renew(conn);
-    if (client->streaming) {
-        stream_advance(conn);
-        if (client->last && !client->streaming)
-            linger_begin(conn);
-    }
-    if (!client->streaming)
-        client_feed(conn, NULL);
+    patience_renew(conn, 0);
+    client_feed(conn, NULL);
 }
 
 static int
 on_open(struct berth_conn *conn, void *context)
 {
     (void)context;
-    patience_renew(conn);
+    patience_renew(conn, 0);
+    berth_conn_timeout(conn, BERTH_TIMEOUT_WRITE, server.patience_ms);
     return 0;
 }
 
@@ -440,9 +357,7 @@ on_close(struct berth_conn *conn, int reason)
 
     (void)reason;
     if (client->waiting)
-        berth_pool_wait_abort(&((struct stream *)berth_conn_cold(conn))->waiter);
-    if (client->streaming)
-        stream_end(conn);
+        berth_pool_wait_abort(berth_conn_cold(conn));
     example_input_clear(server.pool, &client->input);
 }
 
@@ -470,7 +385,7 @@ main(int argc, char **argv)
     struct berth_loop_options options;
 
     berth_loop_options_init(&options);
-    options.cold_bytes = sizeof(struct stream);
+    options.cold_bytes = sizeof(struct berth_waiter);
     options.send_high_bytes = SEND_HIGH_BYTES;
     struct berth_loop *loop = example_open(argc, argv, &options, own);
     server.pool = berth_loop_pool(loop);

@@ -458,7 +458,39 @@ BERTH_API int berth_send_lease(struct berth_conn *conn, struct berth_lease lease
 /** Queues all leases of the chain, which is empty after a return of 0 and unchanged otherwise. */
 BERTH_API int berth_send_chain(struct berth_conn *conn, struct berth_chain *chain);
 
-/** Bytes queued and not yet taken by the kernel. */
+/**
+ * Queues `length` bytes of a file, from `offset` on, in order with everything else that is queued.
+ * Its pages go to the socket by reference, without a copy in user space (counted as sent_file).
+ *
+ * The loop owns `fd` from a return of 0 on, and closes it when the last byte was taken or the queue
+ * is dropped; dup(2) to keep one. Its file position is neither used nor changed.
+ *
+ * The queue (berth_conn_queued, the marks, `drained`) counts what is left of it, but no more than
+ * send_high_bytes, and so a file of any length is taken unless send_max_bytes are queued already.
+ * A connection sends fairness_bytes of it per turn, or 16 times as much while nothing else happens
+ * in the loop. The socket is never waited for, but the disk may be: the file is read by the thread
+ * of the loop. What is changed in the file meanwhile may or may not arrive changed.
+ *
+ * Where the kernel cannot send a file by reference, and where a loop with direct descriptors finds
+ * no descriptor free, it is read into pool buffers (sent_gather, and sent_kernel).
+ *
+ * When the bytes do not come the connection is closed with a reset, and the reason -ENODATA: the
+ * file has become shorter; -ENOBUFS: it must be read into a buffer, and there is none; or what
+ * reading it says, as -EIO.
+ *
+ * A program that ignores SIGPIPE, when it calls this and for as long as the file is under way,
+ * saves two system calls per turn.
+ *
+ * 0, or besides the above:
+ *   -EINVAL   length 0; an end that no file can have; no regular file and no block device
+ *   -ERANGE   the file ends before offset + length (of a block device that shows later: -ENODATA)
+ *   -EBADF    `fd` is not open, or not for reading
+ *   -ENOBUFS  send_max_bytes are queued, or no queue node is free
+ * Three system calls. Since 0.1.
+ */
+BERTH_API int berth_send_file(struct berth_conn *conn, int fd, uint64_t offset, uint64_t length);
+
+/** Bytes queued and not yet taken by the kernel: of a file no more than send_high_bytes. */
 BERTH_API size_t berth_conn_queued(const struct berth_conn *conn);
 
 /* ---- a connection --------------------------------------------------------------------------- */

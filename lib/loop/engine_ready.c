@@ -214,6 +214,15 @@ send_some(struct berth_loop *loop, struct berth_slot *slot, size_t *asked)
                     MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+static void
+wait_writable(struct berth_loop *loop, struct berth_slot *slot)
+{
+    slot->state |= CONN_SENDING | CONN_WRITABLE;
+    const int error = ready_update_interest(loop, slot);
+    if (error)
+        conn_failed(loop, slot, error);
+}
+
 /** Sends until the queue is empty or the kernel is full; then waits to be told that it is not. */
 static void
 ready_send(struct berth_loop *loop, struct berth_slot *slot)
@@ -221,6 +230,14 @@ ready_send(struct berth_loop *loop, struct berth_slot *slot)
     while (slot->buffer != 0) {
         size_t asked;
         intptr_t sent;
+        if (BERTH_UNLIKELY(send_file_is_next(loop, slot))) {
+            const enum send_file_result result = send_file_now(loop, slot);
+            if (result == SEND_FILE_MORE)
+                continue;
+            if (result == SEND_FILE_FULL)
+                wait_writable(loop, slot);
+            return;
+        }
         const int in_place = BERTH_UNLIKELY(queue_head(loop, slot)->bytes >= loop->zerocopy_from) &&
                              ready_zerocopy_send(loop, slot, &asked, &sent);
         if (BERTH_LIKELY(!in_place))
@@ -234,14 +251,10 @@ ready_send(struct berth_loop *loop, struct berth_slot *slot)
         }
         if (sent == -EINTR)
             continue;
-        if (sent != -EAGAIN) {
+        if (sent == -EAGAIN)
+            wait_writable(loop, slot);
+        else
             conn_failed(loop, slot, (int)sent);
-            return;
-        }
-        slot->state |= CONN_SENDING | CONN_WRITABLE;
-        const int error = ready_update_interest(loop, slot);
-        if (error)
-            conn_failed(loop, slot, error);
         return;
     }
 }

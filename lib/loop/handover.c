@@ -60,9 +60,11 @@ handover_tell(struct berth_loop *loop, struct berth_slot *slot, int fd)
     struct conn_cold *cold = slot_cold(loop, slot);
     const berth_detached_fn detached = cold->detached;
     cold->detached = NULL;
-    if (fd >= 0 && cold->was_nonblocking && detached != depart) { /* loops do without */
-        (void)descriptor_set_nonblocking(fd, 1);
-        loop->stats.syscalls += 2;
+    /* A loop does without O_NONBLOCK, but what has sent a file may have it. */
+    const int wanted = cold->was_nonblocking && detached != depart;
+    if (fd >= 0 && wanted != cold->made_nonblocking) {
+        (void)sys_set_nonblocking(fd, wanted);
+        loop->stats.syscalls++;
     }
     detached(as_conn(slot), fd, cold->detached_arg);
 }

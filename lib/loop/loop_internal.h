@@ -80,6 +80,7 @@ struct conn_cold {
     struct conn_timeouts timeouts;
     int32_t kept_fd;            /**< 1 + the descriptor beside the direct one; 0: none */
     uint8_t was_nonblocking;    /**< O_NONBLOCK was set when it was adopted */
+    uint8_t made_nonblocking;   /**< O_NONBLOCK was set since, for a file: send_file.c */
     berth_detached_fn detached; /**< the connection is leaving (with CONN_CREDIT): whom to tell */
     void *detached_arg;
     struct conn_zerocopy zerocopy;
@@ -189,6 +190,7 @@ struct berth_loop {
     int direct;                /**< slots are numbered by direct descriptors: descriptor.c */
     struct resolver *resolver; /**< NULL: no name was ever looked up */
     unsigned char *fork_guard; /**< a page that a child of fork(2) finds zeroed */
+    struct file_turns files;   /**< who sends a file, and whether alone: send_file.c */
     uint64_t accept_resume_ms; /**< 0: no listener is backing off */
     uint64_t now_ms;           /**< through loop_time only */
     uint32_t timed;            /**< connections with a timeout */

@@ -4,7 +4,7 @@
  *
  * The invariants: the head node knows the queue's last node and its bytes; the first `in_flight`
  * nodes are being read by the kernel and are not released before it says so; a send that is refused
- * has queued nothing.
+ * has queued nothing. A node of no bytes stands for a file: see send_file.c.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -16,7 +16,6 @@
 #include <sys/uio.h>
 
 #include "os/copy.h"
-#include "os/probes.h"
 
 /** A piece no longer than this is copied rather than left to wait in a buffer eight times as big.
  */
@@ -27,8 +26,7 @@
 
 /* ---- adding --------------------------------------------------------------------------------- */
 
-/** Whether `bytes` more may be queued: 0 or -errno. */
-static int
+int
 send_check(const struct berth_loop *loop, const struct berth_slot *slot, size_t bytes)
 {
     if (slot->state & CONN_NO_SEND || slot->flags & BERTH_SLOT_CLOSING)
@@ -81,11 +79,17 @@ queued(struct berth_loop *loop, struct berth_slot *slot)
         conn_todo(loop, slot);
 }
 
-static inline struct berth_slot *
-sendable(const struct berth_conn *conn)
+int
+send_append_file(struct berth_loop *loop, struct berth_slot *slot, uint32_t file, uint32_t counted)
 {
-    struct berth_slot *slot = as_slot(conn);
-    return slot == NULL || !(slot->flags & BERTH_SLOT_LIVE) ? NULL : slot;
+    const uint32_t node = node_get(&loop->nodes);
+    if (node == 0)
+        return -ENOBUFS;
+    append_node(loop, slot, node, (struct berth_lease){.buffer = file}, 0);
+    queue_head(loop, slot)->bytes += counted;
+    conn_todo(loop, slot); /* and not at the end of the event: a file has one share of a turn */
+    queued(loop, slot);
+    return 0;
 }
 
 /** A small piece that has to wait is copied: it must not hold a big buffer meanwhile. */
@@ -342,6 +346,8 @@ send_gather(const struct berth_loop *loop, const struct berth_slot *slot, struct
     *bytes = 0;
     for (uint32_t at = slot->buffer; at != 0 && n < count; at = loop->nodes.at[at].next) {
         const struct send_node *node = &loop->nodes.at[at];
+        if (BERTH_UNLIKELY(send_node_is_file(node)))
+            break;
         iov[n].iov_base = send_node_data(loop, node);
         iov[n].iov_len = node->lease.length;
         *bytes += node->lease.length;
@@ -381,8 +387,14 @@ pop_head(struct berth_loop *loop, struct berth_slot *slot)
         (void)berth_release(loop->pool, lease);
 }
 
-static BERTH_COLD void
-count_send(const struct berth_loop *loop, const struct berth_slot *slot, size_t sent)
+void
+send_pop_head(struct berth_loop *loop, struct berth_slot *slot)
+{
+    pop_head(loop, slot);
+}
+
+void
+send_count_conn(const struct berth_loop *loop, const struct berth_slot *slot, size_t sent)
 {
     struct conn_counts *counts = conn_counts(loop, slot);
     counts->stats.sends++;
@@ -395,13 +407,7 @@ account(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
 {
     struct send_node *head = queue_head(loop, slot);
     BERTH_ASSERT(head != NULL && sent <= head->bytes && head->in_flight == 0);
-    slot->state |= CONN_WRITE_ACTIVE;
-    loop->stats.sends++;
-    BERTH_PROBE_CONN_WITH(send, slot, sent);
-    loop->stats.sent_bytes += sent;
-    if (BERTH_UNLIKELY(loop->counts_at != 0))
-        count_send(loop, slot, sent);
-    CONN_COPIES(loop, slot, sent, sent);
+    send_count(loop, slot, sent);
     head->bytes -= (uint32_t)sent;
     if (slot->state & (CONN_AFTER_SEND | CONN_CREDIT)) /* without credit it may be leaving */
         slot->state |= CONN_TODO;
@@ -446,8 +452,12 @@ send_clear(struct berth_loop *loop, struct berth_slot *slot)
 {
     if (slot->buffer != 0)
         land(loop, slot);
-    while (slot->buffer != 0)
-        pop_head(loop, slot);
+    while (slot->buffer != 0) {
+        if (BERTH_UNLIKELY(send_node_is_file(queue_head(loop, slot))))
+            send_file_drop(loop, slot);
+        else
+            pop_head(loop, slot);
+    }
 }
 
 /* ---- batches -------------------------------------------------------------------------------- */
@@ -457,7 +467,7 @@ send_retain_lent(struct berth_loop *loop, const struct berth_slot *slot)
 {
     for (uint32_t at = slot->buffer; at != 0; at = loop->nodes.at[at].next) {
         struct berth_lease *lease = &loop->nodes.at[at].lease;
-        if (lease->generation != 0)
+        if (lease->generation != 0 || send_node_is_file(&loop->nodes.at[at]))
             continue;
         const int error = berth_retain(loop->pool, &loop->batch.lent[lease->buffer], lease->offset,
                                        lease->length, 0, lease);

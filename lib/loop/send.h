@@ -7,6 +7,7 @@
 #define BERTH_LOOP_SEND_H
 
 #include "loop/loop_internal.h"
+#include "os/probes.h"
 
 int send_nodes_create(struct send_nodes *nodes);
 void send_nodes_destroy(struct send_nodes *nodes);
@@ -47,6 +48,17 @@ send_unlink_head(struct berth_loop *loop, struct berth_slot *slot)
     return index;
 }
 
+/** The live slot behind a connection's pointer, or NULL. */
+static inline struct berth_slot *
+sendable(const struct berth_conn *conn)
+{
+    struct berth_slot *slot = as_slot(conn);
+    return slot == NULL || !(slot->flags & BERTH_SLOT_LIVE) ? NULL : slot;
+}
+
+/** Whether `bytes` more may be queued: 0 or -errno. */
+int send_check(const struct berth_loop *loop, const struct berth_slot *slot, size_t bytes);
+
 struct iovec;
 
 /**
@@ -64,9 +76,25 @@ send_node_data(const struct berth_loop *loop, const struct send_node *node)
 /** Queues a lent span for another connection, whatever the limits on its queue. 0 or -errno. */
 int send_forwarded(struct berth_loop *loop, struct berth_slot *slot, const struct berth_span *span);
 
-/** The head of the queue as iovecs, for sendmsg. */
+/** The head of the queue as iovecs, for sendmsg: up to the first file. */
 unsigned send_gather(const struct berth_loop *loop, const struct berth_slot *slot,
                      struct iovec *iov, unsigned count, size_t *bytes);
+
+BERTH_COLD void send_count_conn(const struct berth_loop *loop, const struct berth_slot *slot,
+                                size_t sent);
+
+/** Counts a send, but for who copied it. */
+static inline void
+send_count(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
+{
+    slot->state |= CONN_WRITE_ACTIVE;
+    loop->stats.sends++;
+    BERTH_PROBE_CONN_WITH(send, slot, sent);
+    loop->stats.sent_bytes += sent;
+    if (BERTH_UNLIKELY(loop->counts_at != 0))
+        send_count_conn(loop, slot, sent);
+    CONN_COPIES(loop, slot, sent, sent);
+}
 
 /** `sent` bytes from the head of the queue are the kernel's: releases what is used up. */
 void send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent);
@@ -85,5 +113,69 @@ void send_batch(struct berth_loop *loop);
 
 /** Releases everything queued. Nothing of it may be in flight. */
 void send_clear(struct berth_loop *loop, struct berth_slot *slot);
+
+/** Removes the head of the queue, and releases what it held. */
+void send_pop_head(struct berth_loop *loop, struct berth_slot *slot);
+
+/* ---- files: send_file.c ----------------------------------------------------------------------
+ * A file in a queue is two nodes: one in its place, of length 0 as no other is, whose lease names
+ * the second, which is a struct send_file. The queue counts no more of it than send_high_bytes.
+ */
+
+struct send_file {
+    uint64_t offset, left;
+    int32_t fd;       /**< ours */
+    int32_t socket;   /**< 1 + a descriptor of the connection's direct one; 0: none */
+    uint32_t counted; /**< bytes of it in the queue's count */
+    uint8_t copies;   /**< the kernel does not send it by reference: it is read into buffers */
+    uint8_t guarded;  /**< a SIGPIPE would be heard of: the program does not ignore it */
+};
+BERTH_STATIC_ASSERT(sizeof(struct send_file) == sizeof(struct send_node), "it fits a node's place");
+
+static inline int
+send_node_is_file(const struct send_node *node)
+{
+    return node->lease.length == 0;
+}
+
+/** Of a node that is one. */
+static inline struct send_file *
+send_node_file(const struct berth_loop *loop, const struct send_node *node)
+{
+    return (struct send_file *)(void *)&loop->nodes.at[node->lease.buffer];
+}
+
+/** A piece no longer than this goes out together with the file behind it. */
+#define SEND_FILE_LEAD_BYTES 4096
+
+/** Whether send_file_now is to send from the head of the queue, which is not empty. */
+static inline int
+send_file_is_next(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    const struct send_node *head = queue_head(loop, slot);
+    if (BERTH_UNLIKELY(send_node_is_file(head)))
+        return 1;
+    if (BERTH_LIKELY(head->next == 0))
+        return 0;
+    const struct send_node *next = &loop->nodes.at[head->next];
+    return BERTH_UNLIKELY(send_node_is_file(next)) && head->lease.length <= SEND_FILE_LEAD_BYTES &&
+           !send_node_file(loop, next)->copies;
+}
+
+/** Queues a file, of which the queue counts so many bytes. 0, or -ENOBUFS: no node. */
+int send_append_file(struct berth_loop *loop, struct berth_slot *slot, uint32_t file,
+                     uint32_t counted);
+
+enum send_file_result {
+    SEND_FILE_MORE, /**< look at the queue again */
+    SEND_FILE_REST, /**< no more in this turn: CONN_TODO is set if there is anything left to do */
+    SEND_FILE_FULL  /**< no more before the socket is writable */
+};
+
+/** Sends from the head of a queue for which send_file_is_next, without waiting for the socket. */
+enum send_file_result send_file_now(struct berth_loop *loop, struct berth_slot *slot);
+
+/** Gives up the file at the head of the queue. */
+void send_file_drop(struct berth_loop *loop, struct berth_slot *slot);
 
 #endif

@@ -211,6 +211,8 @@ describe(const struct berth_loop *loop, const struct berth_slot *slot, struct io
     for (uint32_t at = slot->buffer; at != 0 && ask->count < count && pages >= PIECE_PAGES;) {
         const struct send_node *node = &loop->nodes.at[at];
         uint32_t bytes = node->lease.length;
+        if (BERTH_UNLIKELY(send_node_is_file(node)))
+            break;
         if (pages_of(bytes) > pages)
             bytes = (pages - PIECE_PAGES) * PAGE_BYTES + PAGE_BYTES - 1;
         iov[ask->count].iov_base = send_node_data(loop, node);

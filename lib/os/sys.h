@@ -74,14 +74,18 @@ berth_may_lock_memory(void)
 
 #ifdef BERTH_SYS_FILE
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #ifdef __linux__
 #include <sys/eventfd.h>
+#include <sys/sendfile.h>
 #define BERTH_SYS_LINUX_FILE_ROWS(ROW)                                                             \
     ROW(eventfd, (unsigned initial, int flags), (initial, flags), eventfd(initial, flags))         \
+    ROW(sendfile, (int to, int from, off_t *offset, size_t size), (to, from, offset, size),        \
+        sendfile(to, from, offset, size))                                                          \
     ROW(dup3, (int fd, int as, int flags), (fd, as, flags), dup3(fd, as, flags))
 #else
 #define BERTH_SYS_LINUX_FILE_ROWS(ROW)
@@ -95,7 +99,11 @@ berth_may_lock_memory(void)
         getrlimit(resource, limit))                                                                \
     ROW(open, (const char *path, int flags), (path, flags), open(path, flags))                     \
     ROW(read, (int fd, void *data, size_t size), (fd, data, size), read(fd, data, size))           \
+    ROW(pread, (int fd, void *data, size_t size, off_t offset), (fd, data, size, offset),          \
+        pread(fd, data, size, offset))                                                             \
     ROW(write, (int fd, const void *data, size_t size), (fd, data, size), write(fd, data, size))   \
+    ROW(set_nonblocking, (int fd, int on), (fd, on), ioctl(fd, FIONBIO, &on))                      \
+    ROW(fstat, (int fd, struct stat *status), (fd, status), fstat(fd, status))                     \
     ROW(lstat, (const char *path, struct stat *status), (path, status), lstat(path, status))       \
     ROW(unlink, (const char *path), (path), unlink(path))                                          \
     ROW(close, (int fd), (fd), close(fd))
@@ -180,7 +188,12 @@ berth_unacknowledged(int fd, int *bytes)
 #include <signal.h>
 #define BERTH_SYS_SIGNAL_ROWS(ROW)                                                                 \
     ROW(sigaction, (int signo, const struct sigaction *action, struct sigaction *former),          \
-        (signo, action, former), sigaction(signo, action, former))
+        (signo, action, former), sigaction(signo, action, former))                                 \
+    ROW(sigmask, (int how, const sigset_t *set, sigset_t *former), (how, set, former),             \
+        -pthread_sigmask(how, set, former))                                                        \
+    ROW(sigpending, (sigset_t * set), (set), sigpending(set))                                      \
+    ROW(sigtake, (const sigset_t *set, const struct timespec *timeout), (set, timeout),            \
+        sigtimedwait(set, NULL, timeout))
 #else
 #define BERTH_SYS_SIGNAL_ROWS(ROW)
 #endif
