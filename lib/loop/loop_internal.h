@@ -190,7 +190,6 @@ struct berth_loop {
     int direct;                /**< slots are numbered by direct descriptors: descriptor.c */
     struct resolver *resolver; /**< NULL: no name was ever looked up */
     unsigned char *fork_guard; /**< a page that a child of fork(2) finds zeroed */
-    struct file_turns files;   /**< who sends a file, and whether alone: send_file.c */
     uint64_t accept_resume_ms; /**< 0: no listener is backing off */
     uint64_t now_ms;           /**< through loop_time only */
     uint32_t timed;            /**< connections with a timeout */

@@ -54,13 +54,6 @@ struct batch {
     uint64_t receives_before; /**< loop->stats.receives when the last turn was over */
 };
 
-/** Who sent from a file last: who is alone with it may take more of a turn. */
-struct file_turns {
-    uint64_t moves;  /**< everything that anybody has received or sent, when it had done so */
-    uint32_t sender; /**< 1 + index */
-    uint32_t alone;  /**< turns in a row without anything else */
-};
-
 /** What other threads posted: a stack, and what the loop has taken of it, oldest first. */
 struct mailbox {
     struct berth_post *stack __attribute__((aligned(BERTH_CACHE_LINE))); /**< atomic */

@@ -24,9 +24,11 @@
 #include "os/copy.h"
 #include "os/sys.h"
 
-/** As of receives: who has been alone for so many turns may have so many shares in one. */
-#define SHARES_ALONE 16
-#define ALONE_TURNS 8
+/**
+ * Shares of a turn (fairness_bytes) that a connection may send of a file: bytes that nobody copies
+ * cost a fraction, and in small pieces a multiple of that (docs/design/loop.md).
+ */
+#define SHARES 8
 
 /** The largest offset that a file can have here. */
 #define OFFSET_MAX (sizeof(off_t) == 8 ? (uint64_t)INT64_MAX : (uint64_t)INT32_MAX)
@@ -116,26 +118,6 @@ send_file_drop(struct berth_loop *loop, struct berth_slot *slot)
     send_pop_head(loop, slot);
 }
 
-/* ---- turns ---------------------------------------------------------------------------------- */
-
-static uint64_t
-moves_of(const struct berth_loop *loop)
-{
-    return loop->stats.receives + loop->stats.sends + loop->stats.accepted;
-}
-
-/** How much the connection may send now: more, if nothing else has happened for some turns. */
-static size_t
-share_of(struct berth_loop *loop, const struct berth_slot *slot)
-{
-    struct file_turns *turns = &loop->files;
-    const int alone = turns->sender == slot->index + 1 && turns->moves == moves_of(loop);
-    turns->alone = alone ? turns->alone + 1 : 0;
-    turns->sender = slot->index + 1;
-    const size_t share = loop->options.fairness_bytes;
-    return turns->alone >= ALONE_TURNS ? share * SHARES_ALONE : share;
-}
-
 /* ---- sending -------------------------------------------------------------------------------- */
 
 /** What was promised does not come: the peer must not take what it has for the whole. */
@@ -167,6 +149,12 @@ advance(struct berth_loop *loop, struct berth_slot *slot, struct send_file *file
     }
 }
 
+static int
+socket_of(const struct berth_slot *slot, const struct send_file *file)
+{
+    return file->socket > 0 ? file->socket - 1 : berth_slot_fd(slot);
+}
+
 /** sendfile, without a SIGPIPE that anybody would hear of. */
 static intptr_t
 call_guarded(struct berth_loop *loop, const struct send_file *file, int to, off_t *offset,
@@ -192,7 +180,7 @@ call_guarded(struct berth_loop *loop, const struct send_file *file, int to, off_
 static intptr_t
 call(struct berth_loop *loop, struct berth_slot *slot, const struct send_file *file, size_t bytes)
 {
-    const int to = file->socket > 0 ? file->socket - 1 : berth_slot_fd(slot);
+    const int to = socket_of(slot, file);
     const int for_good = loop->engine->sends_at_once;
     off_t offset = (off_t)file->offset;
     if (!for_good || !slot_cold(loop, slot)->made_nonblocking) {
@@ -216,7 +204,7 @@ call(struct berth_loop *loop, struct berth_slot *slot, const struct send_file *f
 static enum send_file_result
 send_by_reference(struct berth_loop *loop, struct berth_slot *slot, struct send_file *file)
 {
-    const size_t share = share_of(loop, slot);
+    const size_t share = (size_t)loop->options.fairness_bytes * SHARES;
     const size_t bytes = file->left < share ? (size_t)file->left : share;
     intptr_t sent;
     do {
@@ -233,7 +221,6 @@ send_by_reference(struct berth_loop *loop, struct berth_slot *slot, struct send_
     send_count(loop, slot, (size_t)sent);
     CONN_COPIES(loop, slot, sent_file, (size_t)sent);
     advance(loop, slot, file, (size_t)sent);
-    loop->files.moves = moves_of(loop);
     if (slot->state & (CONN_AFTER_SEND | CONN_CREDIT))
         slot->state |= CONN_TODO;
     if (file->left == 0) {
@@ -310,7 +297,7 @@ static enum send_file_result
 send_lead(struct berth_loop *loop, struct berth_slot *slot, const struct send_file *file)
 {
     const struct send_node *head = queue_head(loop, slot);
-    const int to = file->socket > 0 ? file->socket - 1 : berth_slot_fd(slot);
+    const int to = socket_of(slot, file);
     const size_t length = head->lease.length;
     const intptr_t sent =
         sys_send(to, send_node_data(loop, head), length, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_MORE);
