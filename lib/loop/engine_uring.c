@@ -485,19 +485,16 @@ enter(struct berth_loop *loop, unsigned count, int timeout_ms)
  * with no time to wait: that takes everything there is, and never sleeps.
  *
  * And liburing does not ask the kernel to do deferred work if as many completions as it is to wait
- * for are there already: then, and when there is no time to wait, it is asked for that work alone,
- * or whoever borrows a descriptor in each turn would keep all others from being heard. (A wait of
- * no time sets a timer all the same: 15 us here, where a look costs 0.2.)
+ * for are there already: then one more is waited for, or whoever borrows a descriptor in each turn
+ * would keep all others from being heard.
  */
 static intptr_t
 wait_for_completions(struct berth_loop *loop, int timeout_ms)
 {
     struct uring_engine *state = uring_state(loop);
     const unsigned left = io_uring_cq_ready(&state->ring);
-    if (BERTH_UNLIKELY((left > 0 || timeout_ms == 0) && state->reaped < BUSY_COMPLETIONS)) {
-        uring_run_work(loop);
-        return 0;
-    }
+    if (BERTH_UNLIKELY(left > 0 && state->reaped < BUSY_COMPLETIONS))
+        return enter(loop, left + 1, 0);
     if (state->reaped >= BUSY_COMPLETIONS) {
         const intptr_t result = enter(loop, loop->options.events_max, 0);
         if (io_uring_cq_ready(&state->ring) > 0 || timeout_ms == 0)

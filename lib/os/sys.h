@@ -369,6 +369,19 @@ berth_uring_op_known(struct io_uring *ring, int op)
     return known;
 }
 
+/**
+ * Who has no time to wait for one completion more only looks: a wait of no time would set a timer,
+ * and be woken by it (15 us against 0.2, in a virtual machine).
+ */
+static inline __attribute__((unused)) int
+berth_uring_wait(struct io_uring *ring, struct io_uring_cqe **completion, unsigned count,
+                 struct __kernel_timespec *timeout)
+{
+    if (timeout->tv_sec == 0 && timeout->tv_nsec == 0 && count <= io_uring_cq_ready(ring) + 1)
+        return io_uring_submit_and_get_events(ring);
+    return io_uring_submit_and_wait_timeout(ring, completion, count, timeout, NULL);
+}
+
 #define BERTH_SYS_URING_ROWS(ROW)                                                                  \
     ROW(uring_init, (unsigned entries, struct io_uring *ring, struct io_uring_params *params),     \
         (entries, ring, params), (errno = EPERM, berth_uring_init(entries, ring, params)))         \
@@ -404,7 +417,7 @@ berth_uring_op_known(struct io_uring *ring, int op)
         (struct io_uring * ring, struct io_uring_cqe * *completion, unsigned count,                \
          struct __kernel_timespec *timeout),                                                       \
         (ring, completion, count, timeout),                                                        \
-        (errno = EPERM, io_uring_submit_and_wait_timeout(ring, completion, count, timeout, NULL)))
+        (errno = EPERM, berth_uring_wait(ring, completion, count, timeout)))
 #else
 #define BERTH_SYS_URING_ROWS(ROW)
 #endif
