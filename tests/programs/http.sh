@@ -21,6 +21,10 @@ mkfifo "$root/fifo"
 : > "$root/empty"
 head -c 65536 /dev/urandom > "$root/cached.bin"
 head -c 5000000 /dev/urandom > "$root/big.bin"
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    cat "$root/big.bin"
+done > "$root/huge.bin"
+huge_sum=$(cksum < "$root/huge.bin")
 
 http_curl()
 {
@@ -59,6 +63,9 @@ test_files()
         http_curl -o "$scratch/got" "$url/$file"
         check "$engine: $file comes whole" cmp "$root/$file" "$scratch/got"
     done
+    check_same "100 MB come whole" "$huge_sum" "$(http_curl "$url/huge.bin" | cksum)"
+    got=$(http_curl "$url/huge.bin" | head -c 1000000 | cksum)
+    check_same "a reader that goes away" "$(head -c 1000000 "$root/huge.bin" | cksum)" "$got"
     check_same "the type" "text/html; charset=utf-8" \
         "$(http_curl -o /dev/null -w '%{content_type}' "$url/")"
 
