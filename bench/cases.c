@@ -26,6 +26,7 @@
     row(receive)   \
     row(send)      \
     row(copies)    \
+    row(file)      \
     row(table)     \
     row(pool)      \
     row(timers)    \
