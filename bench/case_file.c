@@ -196,8 +196,6 @@ start(struct bench *bench, enum which which)
     if (error == 0)
         error = server_start(&one->server, &one->kind, bench->environment.cpu_server);
     if (error != 0) {
-        server_stop(&one->server);
-        memset(&one->server, 0, sizeof one->server);
         report_note(&bench->report, "%s was left out: %s", names[which], strerror(-error));
     }
     return error;
@@ -294,7 +292,7 @@ run(struct bench *bench)
     }
     report_table_begin(&bench->report, "file", columns, COLUMNS);
     for (unsigned i = 0; i < conns->count && started > 0 && !machine_interrupted; i++)
-        run_with(bench, conns->values[i], &samples);
+        run_with(bench, bench_descriptors_fit(bench, conns->values[i], 1), &samples);
     for (enum which which = NGINX; which < CONTESTANTS; which++)
         if (files.at[which].server.control != NULL)
             server_stop(&files.at[which].server);

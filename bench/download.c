@@ -111,7 +111,7 @@ read_one(struct download *download, struct download_connection *connection)
 int
 download_run(struct download *download, uint64_t until_ns)
 {
-    struct pollfd polls[DOWNLOAD_CONNS_MAX];
+    static struct pollfd polls[DOWNLOAD_CONNS_MAX];
     int error = 0;
     for (unsigned i = 0; i < download->count && error == 0; i++) {
         polls[i] = (struct pollfd){.fd = download->at[i].fd, .events = POLLIN};

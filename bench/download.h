@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define DOWNLOAD_CONNS_MAX 256u
+#define DOWNLOAD_CONNS_MAX 1024u
 
 struct download_connection {
     int fd;
