@@ -467,7 +467,7 @@ BERTH_API int berth_send_chain(struct berth_conn *conn, struct berth_chain *chai
  *
  * The queue (berth_conn_queued, the marks, `drained`) counts what is left of it, but no more than
  * send_high_bytes, and so a file of any length is taken unless send_max_bytes are queued already.
- * As these bytes cost less than others, a connection may send 8 times fairness_bytes of them in a
+ * As these bytes cost less than others, a connection may send 16 times fairness_bytes of them in a
  * turn. The socket is never waited for, but the disk may be: the file is read by the thread of the
  * loop. What is changed in the file meanwhile may or may not arrive changed.
  *

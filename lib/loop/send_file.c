@@ -28,7 +28,7 @@
  * Shares of a turn (fairness_bytes) that a connection may send of a file: bytes that nobody copies
  * cost a fraction, and in small pieces a multiple of that (docs/design/loop.md).
  */
-#define SHARES 8
+#define SHARES 16
 
 /** The largest offset that a file can have here. */
 #define OFFSET_MAX (sizeof(off_t) == 8 ? (uint64_t)INT64_MAX : (uint64_t)INT32_MAX)
