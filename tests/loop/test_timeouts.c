@@ -6,6 +6,8 @@
  */
 #include "loop/scene.h"
 
+#include <sys/mman.h>
+
 /* ---- each kind ------------------------------------------------------------------------------ */
 
 START_TEST(idle)
@@ -176,6 +178,30 @@ START_TEST(set_in_the_middle_of_a_send)
         RIG_UNTIL(&scene.rig, berth_conn_queued(the_conn(&scene)) == 0, TURNS);
         end(&scene);
     }
+}
+END_TEST
+
+/** What goes out of a file is progress, though what is queued stays as much as it was. */
+START_TEST(write_of_a_file)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct scene scene;
+    prepare(&scene, engine);
+    begin_pair(&scene);
+    RIG_UNTIL(&scene.rig, scene.opens == 1, TURNS);
+    limit(&scene, BERTH_TIMEOUT_WRITE, PERIOD_MS);
+    const int fd = memfd_create("file", MFD_CLOEXEC);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(ftruncate(fd, QUEUED_BYTES), 0);
+    ck_assert_int_eq(berth_send_file(the_conn(&scene), fd, 0, QUEUED_BYTES), 0);
+    fill_sockets(&scene, scene.options.send_high_bytes);
+    must_come(&scene, BERTH_TIMEOUT_WRITE, clock_now_ms, PERIOD_MS, 0, STEP_MS);
+    for (unsigned i = 0; i < 8; i++) {
+        ck_assert_uint_ge(client_reads(&scene, 4 * SOCKET_BYTES), 4 * SOCKET_BYTES);
+        fill_sockets(&scene, scene.options.send_high_bytes);
+        must_be_quiet(&scene, PERIOD_MS - STEP_MS);
+    }
+    end(&scene);
 }
 END_TEST
 
@@ -412,6 +438,7 @@ main(void)
     RIG_ADD(suite, write_only_while_queued);
     RIG_ADD(suite, set_in_the_middle_of_a_send);
     RIG_ADD(suite, set_in_the_middle_of_a_send_over_tcp);
+    RIG_ADD(suite, write_of_a_file);
     RIG_ADD(suite, total_whatever_happens);
     RIG_ADD(suite, connecting);
     RIG_ADD(suite, connected_in_time);
