@@ -239,7 +239,9 @@ receive_failed(struct berth_loop *loop, struct berth_slot *slot, int32_t result,
 static void
 proven(struct berth_loop *loop, struct berth_slot *slot, intptr_t got)
 {
-    if (got < 0 && got != -EAGAIN && got != -EINTR && got != -ECANCELED && got != -EFAULT)
+    if (got == 0)
+        uring_receive_stop(loop, slot); /* the next one begins with the end, and tells it */
+    else if (got < 0 && got != -EAGAIN && got != -EINTR && got != -ECANCELED && got != -EFAULT)
         conn_failed(loop, slot, (int)got);
 }
 
@@ -261,9 +263,10 @@ prove_by_operation(struct berth_loop *loop, struct berth_slot *slot)
 
 /**
  * A multishot receive that is posted when data and a reset are both there already delivers the data
- * and then waits for an event that has been: the reset would never be told. What comes after the
- * first data wakes it, so looking once is enough. Only an error counts here: an orderly end is told
- * by the receive itself, behind bytes of which completions may still stand in the queue.
+ * and then waits for an event that has been: the reset would never be told, nor, by a unix socket,
+ * an orderly end (TCP says that there is more until the end has been told). What comes after the
+ * first data wakes it, so looking once is enough. An end is told by a receive all the same, behind
+ * bytes of which completions may still stand in the queue.
  */
 static void
 prove_receive(struct berth_loop *loop, struct berth_slot *slot)

@@ -52,6 +52,31 @@ START_TEST(adopt_checks_what_it_is_given)
 }
 END_TEST
 
+START_TEST(an_end_right_behind_the_bytes)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const char bytes[100000];
+    const size_t lengths[] = {1, sizeof(bytes)};
+    for (unsigned i = 0; i < 2; i++) {
+        struct rig rig;
+        struct record record;
+        int pair[2];
+        record_begin(&rig, &record, engine);
+        /* All of it is there before the first receive, or before the second one. */
+        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+        rig_write(pair[1], bytes, lengths[i]);
+        ck_assert_int_eq(shutdown(pair[1], SHUT_WR), 0);
+        ck_assert_int_eq(berth_adopt(rig.loop, pair[0], &recording, &record, NULL), 0);
+        RIG_UNTIL(&rig, strchr(record.events, 'e') != NULL, TURNS);
+        ck_assert_uint_eq(rig_stats(&rig).received_bytes, lengths[i]);
+        ck_assert_int_eq(berth_conn_close(berth_conn_find(rig.loop, record.last)), 0);
+        RIG_UNTIL(&rig, record.closes == 1, TURNS);
+        ck_assert_int_eq(close(pair[1]), 0);
+        record_end(&rig, &record);
+    }
+}
+END_TEST
+
 START_TEST(connect_succeeds_and_fails)
 {
     RIG_ENGINE_OR_RETURN(engine);
@@ -328,6 +353,7 @@ origins_suite(void)
 {
     Suite *suite = suite_create("origins");
     RIG_ADD(suite, adopt_checks_what_it_is_given);
+    RIG_ADD(suite, an_end_right_behind_the_bytes);
     RIG_ADD(suite, connect_succeeds_and_fails);
     RIG_ADD(suite, abort_while_connecting);
     RIG_ADD(suite, addresses_that_work);
