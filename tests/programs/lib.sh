@@ -58,7 +58,8 @@ read_line()
 }
 
 # start COUNT PROGRAM ARG...: runs it until it listens on COUNT addresses: $address, or $address_1,
-# $address_2. If it ends before that, fails, with its status in $status.
+# $address_2, or all of them in $addresses. If it ends before that, fails, with its status in
+# $status.
 start()
 {
     start_count=$1
@@ -77,12 +78,14 @@ start()
     read_line || return 1
     server=${line#pid }
     address=
+    addresses=
     while [ "$start_count" -gt 0 ]; do
         read_line || return 1
         case $line in
         'listening on '*)
             address_1=${address:-${line#listening on }}
             address=${line#listening on }
+            addresses="$addresses $address"
             # shellcheck disable=SC2034 # for those who start with two addresses
             address_2=$address
             ;;
