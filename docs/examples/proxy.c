@@ -2,7 +2,7 @@
  * A proxy for streams: every connection to a LISTEN address gets one to the TARGET address behind
  * it, and what either receives goes to the other. Nobody here looks at a byte, or copies one.
  *
- *   proxy [--engine NAME] [--idle SECONDS] LISTEN TARGET [LISTEN TARGET]...
+ *   proxy [--engine NAME] [--idle SECONDS] [--splice] LISTEN TARGET [LISTEN TARGET]...
  *
  * berth_forward does what makes a proxy hard: a slow reader stops its own stream only, an end of
  * stream is passed on while the other direction goes on, a reset arrives as a reset. What is left
@@ -96,12 +96,15 @@ seconds_parse(const char *text)
 int
 main(int argc, char **argv)
 {
-    const char *idle = "0";
-    const struct example_option own[] = {{"idle", "SECONDS", &idle}, {NULL, NULL, NULL}};
+    const char *idle = "0", *splice = NULL;
+    const struct example_option own[] = {
+        {"idle", "SECONDS", &idle}, {"splice", NULL, &splice}, {NULL, NULL, NULL}};
     struct berth_loop *loop = example_open(argc, argv, NULL, own);
     int count = 0;
 
     proxy.idle_ms = seconds_parse(idle);
+    if (splice != NULL)
+        proxy.flags |= BERTH_FORWARD_SPLICE;
     while (example_address(count) != NULL)
         count++;
     if (count % 2 != 0)

@@ -28,6 +28,17 @@ BERTH_BEGIN_DECLS
 #define BERTH_FORWARD_CLOSE 1u
 
 /**
+ * Nobody needs to see the bytes: they go from socket to socket through a pipe (splice(2)), and are
+ * never in memory of ours. Counted as received_spliced and sent_spliced. A pipe is there only while
+ * there is something in it; where there can be none (no descriptors, a loop with direct ones, a
+ * system without splice) the bytes go by leases. What is received from then on only: what the
+ * engine has taken already goes by leases.
+ *
+ * For bulk: each piece costs five system calls or so, whatever its length.
+ */
+#define BERTH_FORWARD_SPLICE 2u
+
+/**
  * From now on sends to `to` what `from` receives; `to` NULL ends that, and `from`'s data callback
  * is called again. A second call for the same `from` changes the flags, or where it goes from here
  * on: what is queued already goes where it was queued. What a data callback is being lent when it
@@ -55,7 +66,7 @@ BERTH_BEGIN_DECLS
  *
  * @param from   open, or about to be.
  * @param to     of the same loop; NULL: ends it.
- * @param flags  0 or BERTH_FORWARD_CLOSE.
+ * @param flags  BERTH_FORWARD_CLOSE, BERTH_FORWARD_SPLICE, both, or 0.
  * @return 0; -EINVAL: not a connection, or an unknown flag; -EXDEV: not of the same loop; -EPIPE:
  *         `from` is closing, or its end of stream has been seen, or nothing can be sent to `to` any
  *         more; -EALREADY: one of them is leaving the loop; -EBUSY: somebody else forwards to `to`;

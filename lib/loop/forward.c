@@ -18,7 +18,9 @@
 #include <string.h>
 
 #include "berth/forward.h"
+#include "loop/pull.h"
 #include "loop/send.h"
+#include "loop/splice.h"
 
 /** What a piece that is forwarded holds, however small it is. */
 #define PIECE_BYTES 4096u
@@ -37,9 +39,11 @@ struct forward {
     uint64_t credit;                       /**< the user's, while it is held */
     struct forward *next;                  /**< of those that nobody uses */
     uint32_t pieces; /**< in the queue of `to`, or fewer: counted when they seem too many */
+    uint32_t full_bytes; /**< in that queue when its pipe took no more; 0: it does */
     uint32_t flags;
     uint8_t class_id; /**< that it would have without */
     uint8_t held;     /**< it receives nothing until the queue of `to` is short */
+    uint8_t spliced;  /**< its bytes are pulled through a pipe */
 };
 
 struct forward_block {
@@ -171,6 +175,7 @@ resume(struct berth_loop *loop, struct berth_slot *slot)
     if (!forward->held)
         return;
     forward->held = 0;
+    forward->full_bytes = 0;
     if (forward->credit == UINT64_MAX)
         slot->state &= ~(uint32_t)CONN_CREDIT;
     else
@@ -194,7 +199,9 @@ forward_drained(struct berth_loop *loop, const struct berth_slot *slot)
     if (from == NULL)
         return 1;
     const uint32_t low = pieces_for(loop->options.send_low_bytes);
-    if (count_pieces(loop, slot, low + 1) > low)
+    const uint32_t full_bytes = slot_cold(loop, from)->forward->full_bytes;
+    if (count_pieces(loop, slot, low + 1) > low ||
+        (full_bytes != 0 && queue_bytes(loop, slot) > full_bytes / 2))
         return 0;
     resume(loop, from);
     return 1;
@@ -210,6 +217,18 @@ forward_keep_credit(struct berth_loop *loop, const struct berth_slot *slot, uint
     return 1;
 }
 
+/** Whoever waits for the queue is told when it is short again. */
+static void
+mark_high(struct berth_loop *loop, struct berth_slot *to)
+{
+    if (to->state & CONN_HIGH)
+        return;
+    to->state |= CONN_HIGH;
+    loop->stats.pauses++;
+    CONN_COUNT(loop, to, pauses, 1);
+    conn_todo(loop, to);
+}
+
 /** Holds `from` if the queue of `to`, which has just got `added` pieces more, is long. */
 static void
 look_at_queue(struct berth_loop *loop, struct berth_slot *from, struct berth_slot *to,
@@ -220,12 +239,8 @@ look_at_queue(struct berth_loop *loop, struct berth_slot *from, struct berth_slo
     forward->pieces += added;
     if (!(to->state & CONN_HIGH) && forward->pieces >= high) {
         forward->pieces = count_pieces(loop, to, high);
-        if (forward->pieces >= high) {
-            to->state |= CONN_HIGH;
-            loop->stats.pauses++;
-            CONN_COUNT(loop, to, pauses, 1);
-            conn_todo(loop, to);
-        }
+        if (forward->pieces >= high)
+            mark_high(loop, to);
     }
     if (to->state & CONN_HIGH)
         hold(loop, from);
@@ -245,6 +260,16 @@ close_if_done(struct berth_loop *loop, struct berth_slot *slot)
     conn_todo(loop, slot);
 }
 
+/** From now on it receives as others do. */
+static void
+splice_stop(struct berth_loop *loop, struct berth_slot *from)
+{
+    struct forward *forward = slot_cold(loop, from)->forward;
+    if (forward->spliced)
+        conn_pull_stop(loop, from);
+    forward->spliced = 0;
+}
+
 /** `from`, which keeps its record, forwards no more to where it did. */
 static void
 unlink_sink(struct berth_loop *loop, struct berth_slot *from)
@@ -254,6 +279,7 @@ unlink_sink(struct berth_loop *loop, struct berth_slot *from)
     if (to == NULL)
         return;
     resume(loop, from);
+    splice_stop(loop, from);
     forward->to = BERTH_TOKEN_NONE;
     slot_cold(loop, to)->forward->from = BERTH_TOKEN_NONE;
     close_if_done(loop, to);
@@ -388,6 +414,48 @@ forward_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n
     look_at_queue(loop, slot, to, n);
 }
 
+/** A pipe that stands alone in the queue goes on at once, and is free for the next connection. */
+static void
+send_pipe(struct berth_loop *loop, struct berth_slot *to)
+{
+    const uint32_t not_now = CONN_SENDING | CONN_CONNECTING | CONN_FAILED;
+    if (!(to->state & not_now) && queue_head(loop, to)->next == 0)
+        loop->engine->send(loop, to);
+}
+
+/** The socket of one that splices has something. */
+static size_t
+forward_pull(struct berth_loop *loop, struct berth_slot *from, int fd, size_t most, int *emptied)
+{
+    struct forward *forward = slot_cold(loop, from)->forward;
+    struct berth_slot *to = other(loop, forward->to);
+    size_t moved = 0;
+    (void)emptied;
+    if (takes_no_more(to)) {
+        (void)lose(loop, from, to);
+        return 0;
+    }
+    switch (splice_receive(loop, from, fd, to, most, &moved)) {
+    case SPLICED_SOME:
+        send_pipe(loop, to);
+        look_at_queue(loop, from, to, 0);
+        break;
+    case SPLICED_FULL:
+        mark_high(loop, to);
+        hold(loop, from);
+        forward->full_bytes = queue_bytes(loop, to);
+        break;
+    case SPLICED_NEVER:
+        splice_stop(loop, from);
+        break;
+    case SPLICED_NONE:
+        break;
+    }
+    return moved;
+}
+
+static const struct puller forward_puller = {.pull = forward_pull};
+
 static void
 forward_drained_told(struct berth_conn *conn)
 {
@@ -480,7 +548,7 @@ int
 berth_forward(struct berth_conn *from_conn, struct berth_conn *to_conn, unsigned flags)
 {
     struct berth_slot *from = live(from_conn);
-    if (from == NULL || flags & ~BERTH_FORWARD_CLOSE)
+    if (from == NULL || flags & ~(BERTH_FORWARD_CLOSE | BERTH_FORWARD_SPLICE))
         return -EINVAL;
     struct berth_loop *loop = slot_loop(from);
     if (to_conn == NULL) {
@@ -509,6 +577,10 @@ berth_forward(struct berth_conn *from_conn, struct berth_conn *to_conn, unsigned
     }
     forward->pieces = 0;
     forward->flags = flags;
+    if (!(flags & BERTH_FORWARD_SPLICE))
+        splice_stop(loop, from);
+    else if (!forward->spliced) /* not with direct descriptors, or a puller of its own: leases */
+        forward->spliced = conn_pull_start(loop, from, &forward_puller, NULL) == 0;
     look_at_queue(loop, from, to, count_pieces(loop, to, pieces_for(loop->options.send_high_bytes)));
     return 0;
 }

@@ -20,6 +20,7 @@
 #include "loop/resolve.h"
 #include "loop/udp_internal.h"
 #include "loop/send.h"
+#include "loop/splice.h"
 #include "os/memory.h"
 #include "os/probes.h"
 #include "os/sys.h"
@@ -268,6 +269,7 @@ destroy_parts(struct berth_loop *loop)
         (void)sys_close(loop->reserve_fd);
     send_nodes_destroy(&loop->nodes);
     forward_destroy(loop);
+    splice_destroy(loop);
     (void)berth_pool_destroy(loop->pool);
     berth_table_fini(&loop->table_storage);
     berth_memory_release(loop->fork_guard, berth_memory_page_bytes());

@@ -145,6 +145,16 @@ struct forwarding {
     struct forward *unused;
 };
 
+/** Empty pipes that are kept for the next one to splice. */
+#define PIPES_KEPT_MAX 32
+
+struct pipe_stack {
+    int at[PIPES_KEPT_MAX][2];
+    uint32_t count;
+    uint8_t guarded;     /**< as in struct send_file, of ... */
+    uint64_t asked_turn; /**< ... 1 + this turn */
+};
+
 struct lookup;
 struct resolver;
 
@@ -206,6 +216,7 @@ struct berth_loop {
     char direct_refusal[128];
     struct timer_wheel timers;
     struct forwarding forwarding;
+    struct pipe_stack pipes;
 
     struct mailbox mailbox;
     uint64_t signals_came;        /**< atomic: a bit each, the lowest for signal 1 */

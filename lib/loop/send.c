@@ -92,6 +92,14 @@ send_append_file(struct berth_loop *loop, struct berth_slot *slot, uint32_t file
     return 0;
 }
 
+void
+send_grew(struct berth_loop *loop, struct berth_slot *slot, uint32_t bytes)
+{
+    queue_head(loop, slot)->bytes += bytes;
+    conn_todo(loop, slot);
+    queued(loop, slot);
+}
+
 /** A small piece that has to wait is copied: it must not hold a big buffer meanwhile. */
 static inline int
 better_copied(const struct berth_slot *slot, uint32_t length)

@@ -117,18 +117,24 @@ void send_clear(struct berth_loop *loop, struct berth_slot *slot);
 /** Removes the head of the queue, and releases what it held. */
 void send_pop_head(struct berth_loop *loop, struct berth_slot *slot);
 
+/** So many bytes more are in what the queue ends with. */
+void send_grew(struct berth_loop *loop, struct berth_slot *slot, uint32_t bytes);
+
 /* ---- files: send_file.c ----------------------------------------------------------------------
  * A file in a queue is two nodes: one in its place, of length 0 as no other is, whose lease names
- * the second, which is a struct send_file. The queue counts no more of it than send_high_bytes.
+ * the second, which is a struct send_file. The queue counts no more of it than send_high_bytes. A
+ * pipe (splice.c) stands there likewise; its bytes are all counted.
  */
 
 struct send_file {
-    uint64_t offset, left;
+    uint64_t offset;  /**< of a pipe: the descriptor of its other end */
+    uint64_t left;    /**< bytes */
     int32_t fd;       /**< ours */
     int32_t socket;   /**< 1 + a descriptor of the connection's direct one; 0: none */
     uint32_t counted; /**< bytes of it in the queue's count */
     uint8_t copies;   /**< the kernel does not send it by reference: it is read into buffers */
     uint8_t guarded;  /**< a SIGPIPE would be heard of: the program does not ignore it */
+    uint8_t is_pipe;
 };
 BERTH_STATIC_ASSERT(sizeof(struct send_file) == sizeof(struct send_node), "it fits a node's place");
 
@@ -161,6 +167,9 @@ send_file_is_next(const struct berth_loop *loop, const struct berth_slot *slot)
     return BERTH_UNLIKELY(send_node_is_file(next)) && head->lease.length <= SEND_FILE_LEAD_BYTES &&
            !send_node_file(loop, next)->copies;
 }
+
+/** Whether nobody would hear of a SIGPIPE. */
+int send_file_ignores_sigpipe(struct berth_loop *loop);
 
 /** Queues a file, of which the queue counts so many bytes. 0, or -ENOBUFS: no node. */
 int send_append_file(struct berth_loop *loop, struct berth_slot *slot, uint32_t file,

@@ -21,6 +21,7 @@
 
 #include <string.h>
 
+#include "loop/splice.h"
 #include "os/copy.h"
 #include "os/sys.h"
 
@@ -56,8 +57,8 @@ check_file(struct berth_loop *loop, int fd, uint64_t offset, uint64_t length)
     return offset + length > (uint64_t)status.st_size ? -ERANGE : 0;
 }
 
-static int
-ignores_sigpipe(struct berth_loop *loop)
+int
+send_file_ignores_sigpipe(struct berth_loop *loop)
 {
     struct sigaction action;
     memset(&action, 0, sizeof(action));
@@ -99,7 +100,7 @@ berth_send_file(struct berth_conn *conn, int fd, uint64_t offset, uint64_t lengt
                                .left = length,
                                .fd = fd,
                                .counted = counted,
-                               .guarded = (uint8_t)!ignores_sigpipe(loop)};
+                               .guarded = (uint8_t)!send_file_ignores_sigpipe(loop)};
     return 0;
 }
 
@@ -109,10 +110,15 @@ send_file_drop(struct berth_loop *loop, struct berth_slot *slot)
     struct send_node *head = queue_head(loop, slot);
     const uint32_t index = head->lease.buffer;
     const struct send_file *file = send_node_file(loop, head);
-    (void)sys_close(file->fd);
+    if (file->is_pipe) {
+        splice_pipe_put(loop, file->fd, (int)file->offset, file->left == 0);
+    } else {
+        (void)sys_close(file->fd);
+        loop->stats.syscalls++;
+    }
     if (file->socket > 0)
         (void)sys_close(file->socket - 1);
-    loop->stats.syscalls += 1 + (file->socket > 0);
+    loop->stats.syscalls += file->socket > 0;
     head->bytes -= file->counted;
     node_put(&loop->nodes, index);
     send_pop_head(loop, slot);
@@ -141,7 +147,8 @@ go_on_later(struct berth_loop *loop, struct berth_slot *slot)
 static void
 advance(struct berth_loop *loop, struct berth_slot *slot, struct send_file *file, size_t bytes)
 {
-    file->offset += bytes;
+    if (!file->is_pipe)
+        file->offset += bytes;
     file->left -= bytes;
     if (file->left < file->counted) {
         queue_head(loop, slot)->bytes -= file->counted - (uint32_t)file->left;
@@ -155,10 +162,21 @@ socket_of(const struct berth_slot *slot, const struct send_file *file)
     return file->socket > 0 ? file->socket - 1 : berth_slot_fd(slot);
 }
 
+/** By reference, from wherever they are. */
+static intptr_t
+move(const struct send_file *file, int to, size_t bytes)
+{
+    off_t offset = (off_t)file->offset;
+#ifdef __linux__
+    if (file->is_pipe)
+        return sys_splice(file->fd, to, bytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+#endif
+    return sys_sendfile(to, file->fd, &offset, bytes);
+}
+
 /** sendfile, without a SIGPIPE that anybody would hear of. */
 static intptr_t
-call_guarded(struct berth_loop *loop, const struct send_file *file, int to, off_t *offset,
-             size_t bytes)
+call_guarded(struct berth_loop *loop, const struct send_file *file, int to, size_t bytes)
 {
     const struct timespec no_time = {0, 0};
     sigset_t pipe_only, former, pending;
@@ -169,7 +187,7 @@ call_guarded(struct berth_loop *loop, const struct send_file *file, int to, off_
     (void)sys_sigmask(SIG_BLOCK, &pipe_only, &former);
     if (sigismember(&former, SIGPIPE) == 1)
         (void)sys_sigpending(&pending); /* then one that pends already is not ours to take */
-    const intptr_t sent = sys_sendfile(to, file->fd, offset, bytes);
+    const intptr_t sent = move(file, to, bytes);
     if (sent == -EPIPE && sigismember(&pending, SIGPIPE) != 1)
         (void)sys_sigtake(&pipe_only, &no_time);
     (void)sys_sigmask(SIG_SETMASK, &former, NULL);
@@ -182,7 +200,6 @@ call(struct berth_loop *loop, struct berth_slot *slot, const struct send_file *f
 {
     const int to = socket_of(slot, file);
     const int for_good = loop->engine->sends_at_once;
-    off_t offset = (off_t)file->offset;
     if (!for_good || !slot_cold(loop, slot)->made_nonblocking) {
         const intptr_t error = sys_set_nonblocking(to, 1);
         loop->stats.syscalls++;
@@ -190,8 +207,8 @@ call(struct berth_loop *loop, struct berth_slot *slot, const struct send_file *f
             return -EINVAL; /* then not by reference */
         slot_cold(loop, slot)->made_nonblocking = (uint8_t)for_good;
     }
-    const intptr_t sent = file->guarded ? call_guarded(loop, file, to, &offset, bytes)
-                                        : sys_sendfile(to, file->fd, &offset, bytes);
+    const intptr_t sent =
+        file->guarded ? call_guarded(loop, file, to, bytes) : move(file, to, bytes);
     loop->stats.syscalls++;
     if (!for_good) {
         (void)sys_set_nonblocking(to, 0);
@@ -219,7 +236,10 @@ send_by_reference(struct berth_loop *loop, struct berth_slot *slot, struct send_
     if (sent < 0)
         return fail(loop, slot, (int)sent);
     send_count(loop, slot, (size_t)sent);
-    CONN_COPIES(loop, slot, sent_file, (size_t)sent);
+    if (file->is_pipe)
+        CONN_COPIES(loop, slot, sent_spliced, (size_t)sent);
+    else
+        CONN_COPIES(loop, slot, sent_file, (size_t)sent);
     advance(loop, slot, file, (size_t)sent);
     if (slot->state & (CONN_AFTER_SEND | CONN_CREDIT))
         slot->state |= CONN_TODO;
@@ -273,7 +293,9 @@ send_copied(struct berth_loop *loop, struct berth_slot *slot, struct send_file *
     const size_t bytes = file->left < lease.length ? (size_t)file->left : lease.length;
     intptr_t got;
     do {
-        got = sys_pread(file->fd, berth_lease_data(loop->pool, lease), bytes, (off_t)file->offset);
+        void *data = berth_lease_data(loop->pool, lease);
+        got = file->is_pipe ? sys_read(file->fd, data, bytes)
+                            : sys_pread(file->fd, data, bytes, (off_t)file->offset);
         loop->stats.syscalls++;
     } while (got == -EINTR);
     if (got <= 0) {

@@ -86,6 +86,9 @@ berth_may_lock_memory(void)
     ROW(eventfd, (unsigned initial, int flags), (initial, flags), eventfd(initial, flags))         \
     ROW(sendfile, (int to, int from, off_t *offset, size_t size), (to, from, offset, size),        \
         sendfile(to, from, offset, size))                                                          \
+    ROW(splice, (int from, int to, size_t size, unsigned flags), (from, to, size, flags),          \
+        splice(from, NULL, to, NULL, size, flags))                                                 \
+    ROW(pipe2, (int *ends, int flags), (ends, flags), pipe2(ends, flags))                          \
     ROW(dup3, (int fd, int as, int flags), (fd, as, flags), dup3(fd, as, flags))
 #else
 #define BERTH_SYS_LINUX_FILE_ROWS(ROW)

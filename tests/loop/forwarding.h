@@ -33,6 +33,7 @@ struct forwarding {
     struct berth_loop_options options;
     struct side sides[SIDES_MAX];
     unsigned count;
+    unsigned splice; /**< BERTH_FORWARD_SPLICE, or 0: among the flags of every forwarding */
     uint64_t random;
     void (*on_data)(struct forwarding *, unsigned side, struct berth_conn *);
     void (*on_eof)(struct forwarding *, unsigned side, struct berth_conn *);
@@ -208,9 +209,10 @@ client_resets(struct forwarding *all, unsigned number)
 /* ---- beginning and end ----------------------------------------------------------------------- */
 
 static inline void
-prepare(struct forwarding *all, const char *engine)
+prepare(struct forwarding *all, const char *engine, unsigned splice)
 {
     memset(all, 0, sizeof(*all));
+    all->splice = splice;
     all->random = test_seed(engine);
     rig_options(&all->options, engine, NULL);
     all->options.send_high_bytes = 128 * 1024;
@@ -249,8 +251,31 @@ begin(struct forwarding *all, unsigned count)
 static inline void
 forward(struct forwarding *all, unsigned from, unsigned to, unsigned flags)
 {
-    ck_assert_int_eq(berth_forward(conn_of(all, from), conn_of(all, to), flags), 0);
+    ck_assert_int_eq(berth_forward(conn_of(all, from), conn_of(all, to), flags | all->splice), 0);
 }
+
+/** Defines a test that is made twice: with leases, and through pipes. */
+#define TWICE(name)                                                                                \
+    static void name##_with(const char *engine, unsigned splice);                                  \
+    START_TEST(name)                                                                               \
+    {                                                                                              \
+        RIG_ENGINE_OR_RETURN(engine);                                                              \
+        name##_with(engine, 0);                                                                    \
+    }                                                                                              \
+    END_TEST                                                                                       \
+    START_TEST(name##_spliced)                                                                     \
+    {                                                                                              \
+        RIG_ENGINE_OR_RETURN(engine);                                                              \
+        name##_with(engine, BERTH_FORWARD_SPLICE);                                                 \
+    }                                                                                              \
+    END_TEST                                                                                       \
+    static void name##_with(const char *engine, unsigned splice)
+
+#define ADD_TWICE(suite, name)                                                                     \
+    do {                                                                                           \
+        RIG_ADD(suite, name);                                                                      \
+        RIG_ADD(suite, name##_spliced);                                                            \
+    } while (0)
 
 /** Both ways between the first two. */
 static inline void
@@ -271,12 +296,16 @@ on_the_way(const struct forwarding *all, unsigned from, unsigned to)
     return in.received_bytes - out.sent_bytes;
 }
 
-/** Nothing was copied in the library. */
+/** Nothing was copied in the library; and with pipes, where there can be some, by nobody. */
 static inline void
 check_no_copies(const struct forwarding *all)
 {
     struct berth_copies copies;
     berth_loop_copies_get(all->rig.loop, &copies);
+    if (all->splice && !all->options.direct_descriptors) {
+        ck_assert_uint_eq(copies.sent_kernel, 0);
+        ck_assert_uint_eq(copies.sent_spliced, copies.sent);
+    }
     ck_assert_uint_eq(copies.received_pullup, 0);
     ck_assert_uint_eq(copies.received_compact, 0);
     ck_assert_uint_eq(copies.sent_gather, 0);

@@ -11,11 +11,10 @@
 
 /* ---- ends of streams ------------------------------------------------------------------------ */
 
-START_TEST(half_closes_are_passed_on)
+TWICE(half_closes_are_passed_on)
 {
-    RIG_ENGINE_OR_RETURN(engine);
     struct forwarding all;
-    prepare(&all, engine);
+    prepare(&all, engine, splice);
     begin(&all, 2);
     forward_both(&all, BERTH_FORWARD_CLOSE);
     (void)client_writes(&all, 0, 20000);
@@ -39,13 +38,11 @@ START_TEST(half_closes_are_passed_on)
     ck_assert_int_eq(all.sides[1].reason, 0);
     end(&all);
 }
-END_TEST
 
-START_TEST(an_end_behind_a_long_queue)
+TWICE(an_end_behind_a_long_queue)
 {
-    RIG_ENGINE_OR_RETURN(engine);
     struct forwarding all;
-    prepare(&all, engine);
+    prepare(&all, engine, splice);
     begin_with(&all, &side_callbacks_plain, 2);
     forward(&all, 0, 1, 0); /* one way: then there is nothing to wait for behind it */
     for (unsigned i = 0; i < 100; i++)
@@ -60,13 +57,11 @@ START_TEST(an_end_behind_a_long_queue)
     ck_assert_uint_eq(all.sides[1].closes, 0);
     end(&all);
 }
-END_TEST
 
-START_TEST(one_way_without_a_handler_for_the_end)
+TWICE(one_way_without_a_handler_for_the_end)
 {
-    RIG_ENGINE_OR_RETURN(engine);
     struct forwarding all;
-    prepare(&all, engine);
+    prepare(&all, engine, splice);
     begin_with(&all, &side_callbacks_plain, 2);
     forward_both(&all, 0);
     ck_assert_int_eq(shutdown(all.sides[0].client, SHUT_WR), 0);
@@ -79,16 +74,14 @@ START_TEST(one_way_without_a_handler_for_the_end)
     ck_assert_uint_eq(all.sides[1].closes, 0);
     end(&all);
 }
-END_TEST
 
 /* ---- resets --------------------------------------------------------------------------------- */
 
-START_TEST(resets_are_passed_on)
+TWICE(resets_are_passed_on)
 {
-    RIG_ENGINE_OR_RETURN(engine);
     for (unsigned first = 0; first < 2; first++) {
         struct forwarding all;
-        prepare(&all, engine);
+        prepare(&all, engine, splice);
         begin(&all, 2);
         forward_both(&all, BERTH_FORWARD_CLOSE);
         (void)client_writes(&all, first, 1000);
@@ -102,13 +95,11 @@ START_TEST(resets_are_passed_on)
         end(&all);
     }
 }
-END_TEST
 
-START_TEST(a_reset_behind_a_long_queue)
+TWICE(a_reset_behind_a_long_queue)
 {
-    RIG_ENGINE_OR_RETURN(engine);
     struct forwarding all;
-    prepare(&all, engine);
+    prepare(&all, engine, splice);
     begin(&all, 2);
     forward(&all, 0, 1, BERTH_FORWARD_CLOSE);
     for (unsigned i = 0; i < 100; i++)
@@ -134,15 +125,13 @@ START_TEST(a_reset_behind_a_long_queue)
     ck_assert_uint_eq(stats.sent_bytes, stats.received_bytes);
     end(&all);
 }
-END_TEST
 
-START_TEST(without_the_flag_the_other_one_stays)
+TWICE(without_the_flag_the_other_one_stays)
 {
-    RIG_ENGINE_OR_RETURN(engine);
     for (unsigned first = 0; first < 2; first++) {
         const unsigned left = !first;
         struct forwarding all;
-        prepare(&all, engine);
+        prepare(&all, engine, splice);
         begin(&all, 2);
         forward_both(&all, 0);
         client_resets(&all, first);
@@ -161,17 +150,15 @@ START_TEST(without_the_flag_the_other_one_stays)
         end(&all);
     }
 }
-END_TEST
 
 /* ---- one of the two goes first -------------------------------------------------------------- */
 
-START_TEST(closed_by_the_program)
+TWICE(closed_by_the_program)
 {
-    RIG_ENGINE_OR_RETURN(engine);
     for (unsigned flags = 0; flags <= BERTH_FORWARD_CLOSE; flags++) {
         for (unsigned which = 0; which < 2; which++) {
             struct forwarding all;
-            prepare(&all, engine);
+            prepare(&all, engine, splice);
             begin(&all, 2);
             forward(&all, 0, 1, flags);
             (void)client_writes(&all, 0, 5000);
@@ -190,14 +177,12 @@ START_TEST(closed_by_the_program)
         }
     }
 }
-END_TEST
 
-START_TEST(closed_while_bytes_come)
+TWICE(closed_while_bytes_come)
 {
-    RIG_ENGINE_OR_RETURN(engine);
     for (unsigned flags = 0; flags <= BERTH_FORWARD_CLOSE; flags++) {
         struct forwarding all;
-        prepare(&all, engine);
+        prepare(&all, engine, splice);
         begin(&all, 2);
         forward(&all, 0, 1, flags);
         for (unsigned i = 0; i < 100; i++)
@@ -216,7 +201,6 @@ START_TEST(closed_while_bytes_come)
         end(&all);
     }
 }
-END_TEST
 
 /* ---- callbacks ------------------------------------------------------------------------------ */
 
@@ -245,14 +229,13 @@ forward_back(struct forwarding *all, unsigned side, struct berth_conn *conn)
         (void)berth_forward(conn, conn_of(all, !side), BERTH_FORWARD_CLOSE);
 }
 
-START_TEST(callbacks_do_as_they_like)
+TWICE(callbacks_do_as_they_like)
 {
-    RIG_ENGINE_OR_RETURN(engine);
     void (*const actions[])(struct forwarding *, unsigned, struct berth_conn *) = {
         close_both, forward_anew, forward_back};
     for (unsigned i = 0; i < 3 * 3 * 2; i++) {
         struct forwarding all;
-        prepare(&all, engine);
+        prepare(&all, engine, splice);
         begin(&all, 2);
         all.on_eof = actions[i % 3];
         all.on_drained = actions[i % 3];
@@ -275,7 +258,6 @@ START_TEST(callbacks_do_as_they_like)
         end(&all);
     }
 }
-END_TEST
 
 /* ---- not there yet, or not any more --------------------------------------------------------- */
 
@@ -292,7 +274,7 @@ START_TEST(to_one_that_is_still_connecting)
     struct forwarding all;
     char address[BERTH_ADDRESS_TEXT_MAX];
     int reason = 1;
-    prepare(&all, engine);
+    prepare(&all, engine, 0);
     begin(&all, 1);
     ck_assert_int_eq(berth_listener_address(all.rig.listener, address, sizeof(address)), 0);
     /* Back to the same listener: a third connection, which echoes. */
@@ -329,7 +311,7 @@ START_TEST(to_one_that_cannot_be_reached)
     struct forwarding all;
     char address[BERTH_ADDRESS_TEXT_MAX];
     int reason = 1;
-    prepare(&all, engine);
+    prepare(&all, engine, 0);
     begin(&all, 1);
     /* A port that nobody listens on any more. */
     struct berth_listener *gone = NULL;
@@ -357,13 +339,12 @@ note_detached(struct berth_conn *conn, int fd, void *arg)
     *(int *)arg = fd;
 }
 
-START_TEST(leaving_the_loop)
+TWICE(leaving_the_loop)
 {
-    RIG_ENGINE_OR_RETURN(engine);
     for (unsigned which = 0; which < 2; which++) {
         struct forwarding all;
         int fd = -1;
-        prepare(&all, engine);
+        prepare(&all, engine, splice);
         begin(&all, 2);
         forward_both(&all, BERTH_FORWARD_CLOSE);
         for (unsigned i = 0; i < 100; i++)
@@ -386,14 +367,12 @@ START_TEST(leaving_the_loop)
         end(&all);
     }
 }
-END_TEST
 
-START_TEST(the_loop_is_destroyed)
+TWICE(the_loop_is_destroyed)
 {
-    RIG_ENGINE_OR_RETURN(engine);
     for (unsigned flags = 0; flags <= BERTH_FORWARD_CLOSE; flags++) {
         struct forwarding all;
-        prepare(&all, engine);
+        prepare(&all, engine, splice);
         begin(&all, 4);
         forward_both(&all, flags);
         forward(&all, 2, 3, flags);
@@ -409,7 +388,6 @@ START_TEST(the_loop_is_destroyed)
         }
     }
 }
-END_TEST
 
 /* ---- refusals ------------------------------------------------------------------------------- */
 
@@ -417,8 +395,8 @@ START_TEST(refusals)
 {
     RIG_ENGINE_OR_RETURN(engine);
     struct forwarding all, elsewhere;
-    prepare(&all, engine);
-    prepare(&elsewhere, engine);
+    prepare(&all, engine, 0);
+    prepare(&elsewhere, engine, 0);
     begin(&all, 3);
     begin(&elsewhere, 1);
     struct berth_conn *const a = conn_of(&all, 0), *const b = conn_of(&all, 1);
@@ -448,19 +426,19 @@ int
 main(void)
 {
     Suite *suite = suite_create("loop forward ends");
-    RIG_ADD(suite, half_closes_are_passed_on);
-    RIG_ADD(suite, an_end_behind_a_long_queue);
-    RIG_ADD(suite, one_way_without_a_handler_for_the_end);
-    RIG_ADD(suite, resets_are_passed_on);
-    RIG_ADD(suite, a_reset_behind_a_long_queue);
-    RIG_ADD(suite, without_the_flag_the_other_one_stays);
-    RIG_ADD(suite, closed_by_the_program);
-    RIG_ADD(suite, closed_while_bytes_come);
-    RIG_ADD(suite, callbacks_do_as_they_like);
+    ADD_TWICE(suite, half_closes_are_passed_on);
+    ADD_TWICE(suite, an_end_behind_a_long_queue);
+    ADD_TWICE(suite, one_way_without_a_handler_for_the_end);
+    ADD_TWICE(suite, resets_are_passed_on);
+    ADD_TWICE(suite, a_reset_behind_a_long_queue);
+    ADD_TWICE(suite, without_the_flag_the_other_one_stays);
+    ADD_TWICE(suite, closed_by_the_program);
+    ADD_TWICE(suite, closed_while_bytes_come);
+    ADD_TWICE(suite, callbacks_do_as_they_like);
     RIG_ADD(suite, to_one_that_is_still_connecting);
     RIG_ADD(suite, to_one_that_cannot_be_reached);
-    RIG_ADD(suite, leaving_the_loop);
-    RIG_ADD(suite, the_loop_is_destroyed);
+    ADD_TWICE(suite, leaving_the_loop);
+    ADD_TWICE(suite, the_loop_is_destroyed);
     RIG_ADD(suite, refusals);
     return test_run(suite);
 }

@@ -211,7 +211,7 @@ check_counters()
 }
 
 for engine in $engines; do
-    for way in leases; do
+    for way in leases splice; do
         option=
         [ "$way" = leases ] || option=--splice
         # In front of a TCP address and a unix socket each, by TCP and by a unix socket each.
