@@ -181,7 +181,6 @@ test_refused()
     *) fail "$engine: a target that is not there: $said" ;;
     esac
     check "$engine: and it is told" grep -q "Connection refused" "$scratch/complains"
-    : > "$scratch/complains"
 }
 
 # ---- all of it -------------------------------------------------------------------------------------
@@ -243,17 +242,19 @@ for engine in $engines; do
             test_http "$name, nginx" "http://${4#tcp://}"
             test_http "$name, nginx, unix" http://localhost --unix-socket "$sockets/p-nginx"
             test_wrk "$name, nginx" "http://${4#tcp://}"
-            test_wrk "$name, nginx, unix behind" "http://${5#tcp://}"
         fi
         test_http "$name, http" "http://${7#tcp://}"
         test_http "$name, http, unix behind" "http://${8#tcp://}"
         test_http "$name, http, unix" http://localhost --unix-socket "$sockets/p-http"
-        test_wrk "$name, http" "http://${7#tcp://}"
+        test_wrk "$name, http, unix behind" "http://${8#tcp://}"
         test_load "${10}"
         test_load "${11}"
         test_refused "${12}"
         check_counters
-        check_stop TERM
+        stop TERM
+        check_same "status" 0 "$status"
+        check_same "complaints" 1 \
+            "$(grep -c -v -E '^(received|sent) (nothing|[0-9])' "$scratch/complains")"
     done
 done
 for pid in $others; do
