@@ -197,7 +197,6 @@ comes_by_card(struct berth_loop *loop, const struct berth_slot *slot, struct con
         unsigned napi = 0;
         socklen_t size = sizeof(napi);
         cold->zcrx_card = 1;
-#ifdef SO_INCOMING_NAPI_ID
         if (!loop->direct) { /* where it would cost three calls more, nothing is claimed */
             loop->stats.syscalls++;
             if (sys_getsockopt(berth_slot_fd(slot), SOL_SOCKET, SO_INCOMING_NAPI_ID, &napi,
@@ -205,7 +204,6 @@ comes_by_card(struct berth_loop *loop, const struct berth_slot *slot, struct con
                 napi != 0)
                 cold->zcrx_card = 2;
         }
-#endif
     }
     return cold->zcrx_card == 2;
 }

@@ -308,6 +308,8 @@ START_TEST(pool_lends_no_more)
     card.napi = 8193;
     begin_card(2);
     struct berth_pool *pool = berth_loop_pool(crowd.rig.loop);
+    struct berth_pool_stats before, after;
+    berth_pool_stats_get(pool, &before);
     unsigned count = 0;
     while (count < 65536 && berth_wrap(pool, foreign, 1, NULL, NULL, &leases[count]) == 0)
         count++;
@@ -317,6 +319,8 @@ START_TEST(pool_lends_no_more)
     ck_assert_uint_eq(copies().received_compact, card.bytes);
     while (count > 0)
         ck_assert_int_eq(berth_release(pool, leases[--count]), 0);
+    berth_pool_stats_get(pool, &after);
+    ck_assert_uint_eq(after.outstanding, before.outstanding);
     end_card();
 }
 END_TEST
