@@ -132,7 +132,7 @@ START_TEST(leases_are_stale_though_their_buffer_is_held)
     const struct berth_lease holder = run_retain(pool, &span, 0, 3 * SIZE);
     const struct berth_lease early = run_retain(pool, &span, SIZE, 10);
     const struct berth_lease late = run_retain(pool, &span, 2 * SIZE, 10);
-    struct berth_lease slice;
+    struct berth_lease slice, last;
     ck_assert_int_eq(berth_release(pool, early), 0);
     ck_assert_uint_eq(run_settle(pool, span.buffer, RUN), 0xf8);
     run_unpost(pool, span.buffer, 0xf8);
@@ -146,8 +146,13 @@ START_TEST(leases_are_stale_though_their_buffer_is_held)
     ck_assert_ptr_null(berth_lease_data(pool, early));
     ck_assert_ptr_null(berth_lease_data(pool, late));
     TEST_ILLEGAL(pool, berth_lease_send_begin(pool, early));
+    ck_assert_int_eq(berth_slice(pool, holder, 2 * SIZE, SIZE, &last), 0);
+    ck_assert_ptr_null(berth_lease_data(pool, late));
+    TEST_ILLEGAL(pool, berth_lease_share(pool, late));
     ck_assert_int_eq(berth_release(pool, holder), 0);
     run_check(pool, slice, SIZE + 5);
+    run_check(pool, last, 2 * SIZE);
+    ck_assert_int_eq(berth_release(pool, last), 0);
     ck_assert_int_eq(berth_release(pool, slice), 0);
     test_pool_end(pool);
 }
