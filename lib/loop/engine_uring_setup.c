@@ -93,8 +93,8 @@ sort_by_address(const struct uring_engine *state, uint16_t *ids, unsigned count)
 #define TIDY_RECORDS 16
 
 /**
- * Gives buffers that lie far apart back to the pool, and takes others that lie closer: what was kept
- * for a while, and came back in any order, has scattered them. Returns how many it has got.
+ * Gives buffers that lie far apart back to the pool, and takes others that lie closer: what was
+ * kept for a while, and came back in any order, has scattered them. Returns how many it has got.
  */
 static unsigned
 exchange(struct berth_loop *loop, uint16_t *ids, unsigned count)
