@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "os/copy.h"
+#include "os/sanitize.h"
 #include "os/sys.h"
 
 /* ---- having it ------------------------------------------------------------------------------- */
