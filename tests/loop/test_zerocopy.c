@@ -160,7 +160,7 @@ stream_all_ways(const char *engine, uint32_t from, uint32_t pinned_max)
     push(&ends, the_conn(&ends));
     read_to_the_end(&ends, 30000);
     ck_assert_uint_eq(ends.read, ends.total);
-    ck_assert_uint_gt(rig_stats(&ends.rig).zerocopy_sends, 10);
+    ck_assert_uint_gt(rig_stats(&ends.rig).zerocopy_sends, test_is_slow() ? 1 : 10);
     const struct berth_copies copies = copies_of(&ends);
     ck_assert_uint_eq(copies.sent, ends.total);
     ck_assert_uint_eq(copies.sent, copies.sent_kernel + copies.sent_zerocopy);
@@ -346,6 +346,30 @@ START_TEST(close_waits_for_one_who_reads_slowly)
 }
 END_TEST
 
+START_TEST(hung_up_on_both_sides_and_not_received_from)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    begin_stalled(&ends, engine);
+    ck_assert_int_eq(berth_conn_credit(the_conn(&ends), 0), 0);
+    ck_assert_int_eq(berth_conn_shutdown(the_conn(&ends)), 0);
+    (void)rig_turn(&ends.rig, 1);
+    ck_assert_int_eq(shutdown(ends.client, SHUT_WR), 0);
+    for (unsigned i = 0; i < 5; i++)
+        (void)rig_turn(&ends.rig, 1);
+    /* No event tells of it any more, or it would tell all the time: */
+    const uint64_t before = rig_stats(&ends.rig).syscalls;
+    for (unsigned i = 0; i < 10; i++)
+        (void)rig_turn(&ends.rig, 1);
+    ck_assert_uint_le(rig_stats(&ends.rig).syscalls - before, 20);
+    RIG_UNTIL(&ends.rig, client_reads(&ends, WAYS_BYTES_MAX) == 0, TURNS);
+    ck_assert_uint_eq(ends.read, ends.queued);
+    RIG_UNTIL(&ends.rig, ways_wrapped.freed == ways_wrapped.made, TURNS);
+    ck_assert_uint_eq(ends.closes, 0);
+    end(&ends);
+}
+END_TEST
+
 START_TEST(a_peer_that_vanishes)
 {
     RIG_ENGINE_OR_RETURN(engine);
@@ -511,6 +535,7 @@ main(void)
     RIG_ADD(suite, close_waits_so_long);
     RIG_ADD(suite, close_delivers_to_one_who_reads);
     RIG_ADD(suite, close_waits_for_one_who_reads_slowly);
+    RIG_ADD(suite, hung_up_on_both_sides_and_not_received_from);
     RIG_ADD(suite, a_peer_that_vanishes);
     RIG_ADD(suite, destroy_with_memory_being_read);
     RIG_ADD(suite, eight_copied_then_copies_then_a_try);
