@@ -110,28 +110,13 @@ uring_operation_ended(struct berth_slot *slot)
 
 /* ---- sending -------------------------------------------------------------------------------- */
 
-/** By system calls, as the ring would have a thread of its own wait for the disk and the socket. */
-static BERTH_COLD void
-send_file(struct berth_loop *loop, struct berth_slot *slot)
-{
-    const enum send_file_result result = send_file_now(loop, slot);
-    if (result == SEND_FILE_MORE)
-        conn_todo(loop, slot);
-    else if (result == SEND_FILE_FULL && uring_poll_writable(loop, slot, OP_SEND) == 0)
-        slot->state |= CONN_SENDING;
-    else if (result == SEND_FILE_FULL)
-        conn_todo(loop, slot);
-}
-
 static void
 uring_send(struct berth_loop *loop, struct berth_slot *slot)
 {
     struct uring_engine *state = uring_state(loop);
     const struct send_node *head = queue_head(loop, slot);
-    if (BERTH_UNLIKELY(send_file_is_next(loop, slot))) {
-        send_file(loop, slot);
+    if (BERTH_UNLIKELY(send_file_is_next(loop, slot)) && uring_send_file(loop, slot))
         return;
-    }
     if (BERTH_UNLIKELY(head->bytes >= loop->zerocopy_from) && uring_zerocopy_send(loop, slot))
         return;
     const int many = head->next != 0;
@@ -172,10 +157,7 @@ on_send(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
     (void)berth_slot_end(slot);
     slot->state &= ~(uint32_t)CONN_SENDING;
     if (BERTH_UNLIKELY(queue_head(loop, slot)->in_flight == 0)) { /* no send, but a poll request */
-        if (result < 0 && result != -ECANCELED)
-            conn_failed(loop, slot, result);
-        slot->state |= CONN_TODO;
-        loop->current = slot;
+        uring_on_file_poll(loop, slot, result);
         return;
     }
     send_end(loop, slot, result > 0 ? (size_t)result : 0);

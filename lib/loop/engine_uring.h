@@ -5,6 +5,7 @@
  *   engine_uring_receive.c   the same for receives
  *   engine_uring_zerocopy.c  sends that the kernel reads in place
  *   engine_uring_close.c    making operations come back
+ *   engine_uring_file.c     files in the send queue
  *   engine_uring_lane.c      rings of buffers that bulk connections have to themselves
  *   engine_uring_park.c      what idle connections have in place of a receive
  *   engine_uring_nested.c    a descriptor for another loop
@@ -234,6 +235,15 @@ int uring_poll_writable(struct berth_loop *loop, struct berth_slot *slot, enum l
 /** The last completion of a posted operation has come. */
 void uring_operation_ended(struct berth_slot *slot);
 
+/* ---- files: engine_uring_file.c -------------------------------------------------------------- */
+
+/** send, from a queue for which send_file_is_next. Always 1. */
+BERTH_COLD int uring_send_file(struct berth_loop *loop, struct berth_slot *slot);
+
+/** A send's completion, when none was in flight. */
+BERTH_COLD void uring_on_file_poll(struct berth_loop *loop, struct berth_slot *slot,
+                                   int32_t result);
+
 /* ---- receiving: engine_uring_receive.c ------------------------------------------------------- */
 
 int uring_receive_start(struct berth_loop *loop, struct berth_slot *slot);
@@ -362,7 +372,6 @@ int uring_replace_buffer(struct berth_loop *loop, uint16_t id);
 
 /** The same, and gives it. */
 int uring_post_buffer(struct berth_loop *loop, uint16_t id);
-
 
 /** Posts buffers behind idle ids, as many as the load has shown to be needed. */
 void uring_refill(struct berth_loop *loop);
