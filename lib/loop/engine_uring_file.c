@@ -7,6 +7,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#define BERTH_SYS_URING
 #include "loop/engine_uring.h"
 
 #include "loop/send.h"
