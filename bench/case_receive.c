@@ -4,12 +4,12 @@
  * by berth's loop. What a gigabyte costs the receiver, and how often each byte was copied.
  *
  * Measured is the processor time of the receiving process. The sender is another process on another
- * CPU, which sends as fast as it can with 64 KiB per call (for `mapped` and recv-64k-mss4108 with
- * MSG_ZEROCOPY and a page per segment, which is what makes mapping possible). Each slice has a
- * connection of its own. A receiver that sleeps is woken for 1 MiB, whatever it is: alone with one
- * connection it would sleep after every segment, and waking up would be measured (stream.h). Every
- * receiver compares one word in each 4 KiB with what was sent there, so every page is touched once;
- * `discard` cannot.
+ * CPU, which sends as fast as it can with 64 KiB per call (for those with `mapped` or `mss4108` in
+ * their names with MSG_ZEROCOPY and a page per segment, which is what makes mapping possible). Each
+ * slice has a connection of its own. A receiver that sleeps is woken for 1 MiB, whatever it is:
+ * alone with one connection it would sleep after every segment, and waking up would be measured
+ * (stream.h). Every receiver compares one word in each 4 KiB with what was sent there, so every
+ * page is touched once; `discard` cannot.
  *
  * What it cannot show: speed. With one CPU for each side the sender saturates first, and GB per
  * second are then the sender's; CPU per GB is the claim. The application here does nothing with the
@@ -47,6 +47,14 @@ static const struct stream_path zerocopy_64k = {
         .name = (text), .run = receive_berth_run, .peer = &write_64k, .engine = (which)            \
     }
 
+/** The same loop, from the sender of whole pages: copying, and mapping. */
+#define BERTH_PAGES(text, which, how, kernel)                                                      \
+    {                                                                                              \
+        .name = (text), .run = receive_berth_run, .peer = &zerocopy_64k, .engine = (which),        \
+        .mode = (how), .mss = MSS_OF_A_PAGE, .needs = (kernel)                                     \
+    }
+#define MAPPING "TCP_ZEROCOPY_RECEIVE and MSG_ZEROCOPY"
+
 static const struct stream_path paths[] = {
     PLAIN("recv-4k", STREAM_BLOCKING, 4 << 10),
     PLAIN("recv-16k", STREAM_BLOCKING, 16 << 10),
@@ -55,8 +63,12 @@ static const struct stream_path paths[] = {
     PLAIN("epoll-4k", STREAM_EPOLL, 4 << 10),
     PLAIN("epoll-64k", STREAM_EPOLL, 64 << 10),
     BERTH("berth-epoll", "epoll"),
+    BERTH_PAGES("berth-epoll-mss4108", "epoll", STREAM_BERTH_COPIES, "MSG_ZEROCOPY"),
+    BERTH_PAGES("berth-epoll-mapped", "epoll", STREAM_BERTH_MAPS, MAPPING),
 #ifdef BERTH_HAVE_LIBURING
     BERTH("berth-uring", "uring"),
+    BERTH_PAGES("berth-uring-mss4108", "uring", STREAM_BERTH_COPIES, "MSG_ZEROCOPY"),
+    BERTH_PAGES("berth-uring-mapped", "uring", STREAM_BERTH_MAPS, MAPPING),
     URING("posted-4k", STREAM_POSTED, 4 << 10, "multishot receive (Linux 6.1)"),
     URING("posted-16k", STREAM_POSTED, 16 << 10, "multishot receive (Linux 6.1)"),
     URING("posted-64k", STREAM_POSTED, 64 << 10, "multishot receive (Linux 6.1)"),
@@ -74,7 +86,7 @@ static const struct stream_path paths[] = {
      .run = receive_mapped_run,
      .peer = &zerocopy_64k,
      .mss = MSS_OF_A_PAGE,
-     .needs = "TCP_ZEROCOPY_RECEIVE and MSG_ZEROCOPY"},
+     .needs = MAPPING},
     PLAIN("discard", STREAM_DISCARD, 64 << 10),
     {.name = NULL},
 };
@@ -87,8 +99,8 @@ run(struct bench *bench)
     const int error = stream_case_run(bench, &one);
     report_note(&bench->report,
                 "the sender sends 64 KiB per call, and is what limits GB per second where `other "
-                "busy` is near 1; recv-64k-mss4108 is what to compare mapped with: their sender is "
-                "another one (MSG_ZEROCOPY, segments of one page)");
+                "busy` is near 1; what has mss4108 in its name is what to compare mapped with: "
+                "their sender is another one (MSG_ZEROCOPY, segments of one page)");
     report_note(&bench->report,
                 "verified: one word in each 4 KiB against what was sent there (not for discard, "
                 "which sees no bytes); posted buffers are 2 MiB in all; a receiver that sleeps is "

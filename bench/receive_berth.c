@@ -29,6 +29,7 @@ receive_berth_run(struct stream_side *side)
     struct berth_loop_options options;
     berth_loop_options_init(&options);
     options.engine = side->path->engine;
+    options.map_receive = side->path->mode == STREAM_BERTH_MAPS;
     int error = berth_loop_create(&loop, &options);
     if (error == 0)
         error = berth_adopt(loop, side->fd, &handlers, side, NULL);

@@ -210,6 +210,9 @@ enum stream_uring_mode { STREAM_URING_SEND, STREAM_URING_ZC, STREAM_URING_ZC_FIX
 /** Senders on berth's loop: as it is, never in place, and always in place. */
 enum stream_berth_mode { STREAM_BERTH, STREAM_BERTH_COPIED, STREAM_BERTH_IN_PLACE };
 
+/** Receivers on berth's loop. */
+enum stream_map_mode { STREAM_BERTH_COPIES, STREAM_BERTH_MAPS };
+
 int receive_plain_run(struct stream_side *side);
 int receive_uring_run(struct stream_side *side);
 int receive_mapped_run(struct stream_side *side);

@@ -84,8 +84,9 @@ struct berth_handlers {
 
     /**
      * Bytes have come: `n` spans (at least 1) of `bytes` in all. They are lent: read them now, or
-     * berth_retain what must stay. Writing into them is allowed. A span is up to 1 MiB long; where
-     * one ends and the next begins says nothing about the stream.
+     * berth_retain what must stay. Writing into them is allowed, unless what comes may be mapped
+     * (the option map_receive, berth_conn_map): mapped spans are read-only, and writing faults. A
+     * span is up to 1 MiB long; where one ends and the next begins says nothing about the stream.
      */
     void (*data)(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes);
 
@@ -149,8 +150,12 @@ struct berth_loop_options {
                                        cost less memory of the kernel: 0 (never), or 1,000 to
                                        3,600,000; default 10,000. See berth_loop_park_idle */
     int keep_receiving;           /**< nonzero: do not pause by itself at send_high_bytes */
-    int reuse_port;   /**< nonzero: listeners share their TCP address with those of other loops that
-                           say so too (SO_REUSEPORT): one loop per thread, and the kernel deals */
+    int reuse_port;  /**< nonzero: listeners share their TCP address with those of other loops that
+                          say so too (SO_REUSEPORT): one loop per thread, and the kernel deals */
+    int map_receive; /**< nonzero: map what bulk connections receive in place of copying it, where
+                          that pays: see berth_conn_map. Spans may be read-only then; default 0 */
+    uint32_t map_bytes_max; /**< of such pages at once; BERTH_MAP_BYTES_MIN to ..._MAX; default 32
+                                 MiB. What would be more is copied */
     int conn_stats;   /**< nonzero: count for each connection, too: berth_conn_stats_get. Costs
                          the lines of its cold record that nobody else touches */
     const char *zcrx; /**< uring: the queue of a network card to receive from without copying,
@@ -159,10 +164,14 @@ struct berth_loop_options {
     enum berth_huge_pages huge_pages;      /**< of the table */
 };
 
-#define BERTH_LOOP_ABI ((uint32_t)(0xbe090000u | (sizeof(void *) == 8)))
+#define BERTH_LOOP_ABI ((uint32_t)(0xbe0a0000u | (sizeof(void *) == 8)))
 
 /** zerocopy_bytes: nothing is read in place. */
 #define BERTH_ZEROCOPY_NEVER UINT32_MAX
+
+/** What map_bytes_max may be. */
+#define BERTH_MAP_BYTES_MIN (UINT32_C(256) << 10)
+#define BERTH_MAP_BYTES_MAX (UINT32_C(256) << 20)
 
 /*
  * Features. The first io_uring loop of a process tries what this kernel's receives can do, in a few
@@ -181,6 +190,7 @@ struct berth_loop_options {
  *     demotion             an idle connection costs less of the kernel's memory: idle_park_ms
  *     direct               the option direct_descriptors: on or off, whatever it says
  *     zerocopy             sends are read in place (all engines); "+": also where it is of no use
+ *     mapped               the option map_receive and berth_conn_map, on every engine: off
  */
 
 /*
@@ -224,6 +234,8 @@ berth_loop_options_init(struct berth_loop_options *options)
     options->idle_park_ms = 10000;
     options->keep_receiving = 0;
     options->reuse_port = 0;
+    options->map_receive = 0;
+    options->map_bytes_max = 32 * 1024 * 1024;
     options->conn_stats = 0;
     options->zcrx = NULL;
     options->pool = NULL;
@@ -534,6 +546,23 @@ BERTH_API int berth_conn_credit(struct berth_conn *conn, size_t bytes);
  *         is closing; -EISCONN: BERTH_TIMEOUT_CONNECT of one that is connected. Since 0.1.
  */
 BERTH_API int berth_conn_timeout(struct berth_conn *conn, enum berth_timeout kind, uint32_t ms);
+
+/**
+ * Whether what the connection receives is mapped in place of being copied (TCP_ZEROCOPY_RECEIVE):
+ * `on` 1: from now on; 0: never; -1 (at first): as the option map_receive says, if it receives in
+ * bulk, in segments of whole pages or of 32 KiB and more; not for the next 64 MiB (then 128, ...)
+ * if less than half of a MiB could be mapped.
+ *
+ * Mapped spans are whole pages, and read-only; what lies in no whole page is copied, into spans of
+ * its own. A lease keeps up to 256 KiB mapped, outlives connection and sockets, and can be sent
+ * like any other. Memory that nobody holds is unmapped at the end of some turn: touching it raises
+ * SIGBUS. Children of fork(2) do not inherit it. It pays for who looks at little of what comes.
+ *
+ * @return 0; -EINVAL; -EPIPE: it is closing; -ENOTCONN: not open yet; and for 1: -EOPNOTSUPP: not
+ *         TCP, not Linux, direct descriptors, or the feature is off; -EBUSY: its bytes are fetched
+ *         in another way; -ENOMEM; or what the kernel said. The loop's thread. Since 0.1.
+ */
+BERTH_API int berth_conn_map(struct berth_conn *conn, int on);
 
 /** Your 40 bytes, zero when the connection opens. Valid as long as `conn`. */
 BERTH_INLINE void *

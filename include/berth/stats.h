@@ -68,6 +68,8 @@ struct berth_loop_stats {
     uint64_t lanes;      /**< times a bulk connection got a ring of buffers to itself (uring) */
     uint64_t demotions;  /**< receives of idle connections exchanged for a poll request */
     uint64_t promotions; /**< and back, because there was something to receive */
+    uint64_t mapped;     /**< receives that the kernel mapped pages for */
+    uint64_t unmaps;     /**< calls that unmapped pages which nobody held any more */
     uint64_t posts;      /**< calls that were posted and have been run */
     uint64_t wakes;    /**< wake-ups that posting cost: one write(2) each, by the posting thread */
     uint64_t detached; /**< connections that left without being closed, for another loop or none */

@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: MIT
  */
 #include "loop/cross.h"
+#include "loop/mapped.h"
 #include "loop/udp_internal.h"
 
 #include <errno.h>
@@ -29,6 +30,8 @@ berth_loop_explain(const struct berth_loop *loop, char *text, size_t size)
     used += zerocopy_explain(loop, text == NULL ? NULL : text + at, size - at);
     at = (size_t)used < size ? (size_t)used : size;
     used += udp_explain(loop, text == NULL ? NULL : text + at, size - at);
+    at = (size_t)used < size ? (size_t)used : size;
+    used += mapped_explain(loop, text == NULL ? NULL : text + at, size - at);
     at = (size_t)used < size ? (size_t)used : size;
     if (*loop->zcrx.interface != '\0' && strcmp(loop->engine->name, "uring") != 0)
         used += snprintf(text == NULL ? NULL : text + at, size - at,

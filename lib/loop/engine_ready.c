@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "loop/engine_ready.h"
+#include "loop/mapped.h"
 #include "loop/poller.h"
 #include "loop/pull.h"
 #include "loop/send.h"
@@ -34,6 +35,7 @@ BERTH_STATIC_ASSERT(OP_READY == POLLER_TOKEN_OP, "pollers make the same tokens")
 struct ready_engine {
     struct poller *poller;
     uint32_t events_max;
+    uint32_t alone; /**< turns in a row with one event, and no more */
     struct poller_ready ready[];
 };
 
@@ -127,7 +129,10 @@ bulk_class(const struct berth_loop *loop, size_t share_left)
 static void
 pull(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
 {
-    const enum pulled pulled = pull_turn(loop, slot, loop->options.fairness_bytes, to_the_end);
+    size_t share = loop->options.fairness_bytes;
+    if (state_of(loop)->alone >= ALONE_TURNS)
+        share *= SHARES_ALONE;
+    const enum pulled pulled = pull_turn(loop, slot, share, to_the_end);
     if (pulled == PULLED_ENOUGH || slot->state & CONN_STARVED) {
         ready_receive_stop(loop, slot); /* conn_progress starts it again when it may */
         slot->state |= CONN_TODO;
@@ -165,6 +170,7 @@ receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
         }
         if (total >= share) {
             loop->stats.fairness_stops++;
+            (void)mapped_consider(loop, slot, total);
             const int error = ready_update_interest(loop, slot);
             if (error)
                 conn_failed(loop, slot, error); /* or it would never be heard of again */
@@ -404,6 +410,7 @@ ready_turn(struct berth_loop *loop, int timeout_ms)
     struct poller *poller = state->poller;
     const int count = poller->interface->wait(poller, timeout_ms, state->ready, state->events_max);
     loop_has_waited(loop);
+    state->alone = count == 1 ? state->alone + 1 : 0;
     for (int i = 0; i < count; i++) {
         dispatch(loop, &state->ready[i]);
         if (loop->batch.flush_count >= BATCH_MAX - 1)

@@ -80,13 +80,6 @@ BERTH_STATIC_ASSERT(sizeof(struct berth_uring_buf_reg) == sizeof(struct io_uring
 #define LANE_CLASS BERTH_CLASS_2M
 #define LANE_GROUP_FIRST 16
 
-/**
- * A connection that has been alone for some turns may have so many shares in one go: nobody seems
- * to wait behind it.
- */
-#define SHARES_ALONE 16
-#define ALONE_TURNS 8
-
 struct lane_buffer {
     void *data; /**< NULL: no buffer behind this id */
     uint32_t buffer;

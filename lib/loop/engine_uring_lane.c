@@ -14,12 +14,9 @@
 
 #include <string.h>
 
+#include "loop/mapped.h"
 #include "os/memory.h"
 #include "os/sys.h"
-
-/** Shares used up in a row, with no more turns than this in between, that earn a lane. */
-#define LANE_AFTER_SHARES 4
-#define LANE_TURNS_BETWEEN 4
 
 /** How long a connection may be quiet before it loses its lane. */
 #define LANE_QUIET_MS 500
@@ -220,11 +217,7 @@ uring_lane_consider(struct berth_loop *loop, struct berth_slot *slot)
 {
     if (slot->flags & SLOT_PARKED)
         return; /* it is pulled from now on */
-    struct conn_cold *cold = slot_cold(loop, slot);
-    const uint64_t turns = loop->stats.turns;
-    cold->bulk_score = turns - cold->bulk_turn <= LANE_TURNS_BETWEEN ? cold->bulk_score + 1 : 1;
-    cold->bulk_turn = turns;
-    if (cold->bulk_score >= LANE_AFTER_SHARES && uring_has(uring_state(loop), FEATURE_INCREMENTAL))
+    if (bulk_again(loop, slot) >= BULK_SHARES && uring_has(uring_state(loop), FEATURE_INCREMENTAL))
         lane_open(loop, slot);
 }
 

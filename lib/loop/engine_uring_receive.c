@@ -12,6 +12,7 @@
 #include "loop/engine_uring_udp.h"
 #include "loop/engine_uring_zcrx.h"
 
+#include "loop/mapped.h"
 #include "os/probes.h"
 #include "os/sys.h"
 
@@ -314,7 +315,10 @@ receive_ended(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
     if (state->zcrx != NULL && slot_cold(loop, slot)->zcrx != ZCRX_REFUSED)
         return; /* a single one between two of another kind */
     loop->stats.fairness_stops++;
-    if (slot->flags & SLOT_BULK && !(slot->flags & SLOT_LANE) && conn_wants_data(slot))
+    if (!(slot->flags & SLOT_BULK) || !conn_wants_data(slot) ||
+        mapped_consider(loop, slot, uring_receive_limit(loop, slot, state->receive_bytes_max)))
+        return;
+    if (!(slot->flags & SLOT_LANE))
         uring_lane_consider(loop, slot);
 }
 

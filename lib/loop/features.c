@@ -15,9 +15,8 @@
 #include "berth/attr.h"
 
 static const char *const names[FEATURE_COUNT] = {
-    "multishot",   "poll-first",          "limits",   "bundles",
-    "incremental", "incremental-bundles", "demotion", "direct",
-    "zerocopy",
+    "multishot",           "poll-first", "limits", "bundles",  "incremental",
+    "incremental-bundles", "demotion",   "direct", "zerocopy", "mapped",
 };
 
 #define EVERY_FEATURE ((1u << FEATURE_COUNT) - 1)

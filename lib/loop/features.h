@@ -21,9 +21,10 @@ enum loop_feature {
     FEATURE_INCREMENTAL_BUNDLES = 1u << 5, /**< both at once */
     FEATURE_DEMOTION = 1u << 6,            /**< idle receives are exchanged for poll requests */
     FEATURE_DIRECT = 1u << 7,              /**< the option direct_descriptors */
-    FEATURE_ZEROCOPY = 1u << 8             /**< sends are read in place: zerocopy_bytes */
+    FEATURE_ZEROCOPY = 1u << 8,            /**< sends are read in place: zerocopy_bytes */
+    FEATURE_MAPPED = 1u << 9               /**< the option map_receive, and berth_conn_map */
 };
-#define FEATURE_COUNT 9
+#define FEATURE_COUNT 10
 
 /** The longest name that is quoted when it is not one. */
 #define FEATURE_NAME_MAX 32

@@ -17,6 +17,7 @@
 
 #include "loop/connect_name.h"
 #include "loop/forward.h"
+#include "loop/mapped.h"
 #include "loop/resolve.h"
 #include "loop/udp_internal.h"
 #include "loop/send.h"
@@ -64,7 +65,8 @@ options_check(const struct berth_loop_options *options)
         options->send_high_bytes > options->send_max_bytes ||
         options->connect_timeout_ms > BERTH_TIMEOUT_MS_MAX ||
         (options->idle_park_ms != 0 && options->idle_park_ms < IDLE_MS_MIN) ||
-        options->idle_park_ms > IDLE_MS_MAX)
+        options->idle_park_ms > IDLE_MS_MAX || options->map_bytes_max < BERTH_MAP_BYTES_MIN ||
+        options->map_bytes_max > BERTH_MAP_BYTES_MAX)
         return -EINVAL;
     return 0;
 }
@@ -271,6 +273,7 @@ destroy_parts(struct berth_loop *loop)
     forward_destroy(loop);
     splice_destroy(loop);
     (void)berth_pool_destroy(loop->pool);
+    mapped_destroy(loop);
     berth_table_fini(&loop->table_storage);
     berth_memory_release(loop->fork_guard, berth_memory_page_bytes());
     if (berth_loops[loop->id] == loop)
@@ -318,6 +321,8 @@ berth_loop_create(struct berth_loop **result, const struct berth_loop_options *g
         loop->options.idle_park_ms = 0;
     if ((wishes.on | wishes.off) & FEATURE_DIRECT)
         loop->options.direct_descriptors = (wishes.on & FEATURE_DIRECT) != 0;
+    if (wishes.off & FEATURE_MAPPED)
+        loop->options.map_receive = 0;
     loop->wake_fd = loop->reserve_fd = -1;
     wheel_init(&loop->timers, loop_time(loop));
     error = register_loop(loop);
@@ -380,6 +385,8 @@ wait_ms(struct berth_loop *loop, int timeout_ms)
     timeout_ms = shorter(timeout_ms, listener_tick(loop));
     timeout_ms = shorter(timeout_ms, timers_wait_ms(loop));
     timeout_ms = shorter(timeout_ms, idle_tick(loop));
+    if (BERTH_UNLIKELY(loop->mapper != NULL))
+        timeout_ms = shorter(timeout_ms, mapped_tick(loop));
     timeout_ms = shorter(timeout_ms, WAIT_MS_MAX);
     return loop->todo_count > 0 || posts_pending(loop) || resolve_answered(loop->resolver)
                ? 0
@@ -409,6 +416,8 @@ turn(struct berth_loop *loop, int timeout_ms)
         more += receive_starved(loop);
     send_batch(loop);
     receive_turn_over(loop);
+    if (BERTH_UNLIKELY(loop->mapper != NULL))
+        mapped_turn_over(loop);
     return handled < 0 ? handled : handled + (int)more;
 }
 

@@ -93,7 +93,10 @@ struct conn_cold {
     uint8_t pull_polls;      /**< uring, with a puller: what is posted is a poll request */
     const struct puller *puller; /**< with SLOT_PULLS; NULL: none */
     void *pull_state;            /**< the puller's own */
-    unsigned char unused[56];
+    uint32_t map_wait_kib;       /**< to be received before mapping is tried again */
+    uint8_t map_wish;            /**< enum map_wish */
+    uint8_t map_failures;        /**< how often it did not pay */
+    unsigned char unused[50];
 };
 #define CONN_COLD_BYTES 320
 BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "five cache lines");
@@ -123,6 +126,7 @@ struct conn_class {
 #define CLASS_COUNT_MAX 256
 
 struct loop_signals;
+struct mapper;
 struct nested;
 
 /** A loop that goes out of service: drain.c. */
@@ -222,6 +226,7 @@ struct berth_loop {
     uint64_t signals_came;        /**< atomic: a bit each, the lowest for signal 1 */
     struct loop_signals *signals; /**< NULL: none was ever watched */
     struct nested *nested;        /**< NULL: nobody asked for a descriptor */
+    struct mapper *mapper;        /**< NULL: no pages were ever to be mapped */
 };
 
 /** One listener; its slot's class is its own. */

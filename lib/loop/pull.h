@@ -20,7 +20,8 @@
 
 struct puller {
     /**
-     * Fetches up to `most` bytes (at least 1) without waiting, and delivers them. Returns how many;
+     * Fetches up to `most` bytes (at least 1; never more if there is a limit of credit, a little
+     * more if it is only the share) without waiting, and delivers them. Returns how many;
      * 0 if there is no more for now: nothing there, an end, an error, no buffer. It may set
      * *emptied when it knows that the socket was empty behind what it took, which saves a call.
      */

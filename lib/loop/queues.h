@@ -45,6 +45,13 @@ struct receive_buffer {
  */
 #define BATCH_MAX 64
 
+/**
+ * A connection that has been alone for some turns may have so many shares in one go: nobody seems
+ * to wait behind it.
+ */
+#define SHARES_ALONE 16
+#define ALONE_TURNS 8
+
 /** What such a batch holds on to until its sends are done. */
 struct batch {
     struct berth_slot *flush[BATCH_MAX];      /**< have something queued to send */

@@ -58,6 +58,8 @@ berth_may_lock_memory(void)
 #define BERTH_SYS_MEMORY_ROWS(ROW)                                                                 \
     ROW(mmap, (size_t size, int protection, int flags), (size, protection, flags),                 \
         mmap(NULL, size, protection, flags, -1, 0))                                                \
+    ROW(mmap_file, (size_t size, int protection, int flags, int fd),                               \
+        (size, protection, flags, fd), mmap(NULL, size, protection, flags, fd, 0))                 \
     ROW(munmap, (void *address, size_t size), (address, size), munmap(address, size))              \
     ROW(mprotect, (void *address, size_t size, int protection), (address, size, protection),       \
         mprotect(address, size, protection))                                                       \
