@@ -75,6 +75,10 @@ static const struct stream_path paths[] = {
     {SEND("file-read-64k", send_read_run), .bytes = 64 << 10},
     {SEND("file-sendfile", send_sendfile_run)},
     {SEND("file-splice-64k", send_splice_run), .bytes = 64 << 10},
+#ifdef BERTH_HAVE_LIBURING
+    {SEND("file-berth-uring", send_berth_file_run), .engine = "uring"},
+#endif
+    {SEND("file-berth-epoll", send_berth_file_run), .engine = "epoll"},
 
     {RELAY("relay-64k", relay_copy_run), .bytes = 64 << 10},
     {RELAY("relay-splice", relay_splice_run), .bytes = 1 << 20},

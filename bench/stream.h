@@ -229,6 +229,7 @@ int send_vmsplice_run(struct stream_side *side);
 int send_zerocopy_run(struct stream_side *side);
 int send_uring_run(struct stream_side *side);
 int send_berth_run(struct stream_side *side);
+int send_berth_file_run(struct stream_side *side);
 
 /* ---- the cases: stream_case.c, stream_memcpy.c --------------------------------------------------
  */
