@@ -54,6 +54,12 @@ static const struct stream_path paths[] = {
      .mode = STREAM_BLOCKING, .needs = "MSG_ZEROCOPY"},
     {RECEIVE_PAGES("recv-mapped", receive_mapped_run),
      .needs = "TCP_ZEROCOPY_RECEIVE and MSG_ZEROCOPY"},
+#ifdef BERTH_HAVE_LIBURING
+    {RECEIVE_PAGES("recv-berth-mapped-uring", receive_berth_run), .engine = "uring",
+     .mode = STREAM_BERTH_MAPS, .needs = "TCP_ZEROCOPY_RECEIVE and MSG_ZEROCOPY"},
+#endif
+    {RECEIVE_PAGES("recv-berth-mapped-epoll", receive_berth_run), .engine = "epoll",
+     .mode = STREAM_BERTH_MAPS, .needs = "TCP_ZEROCOPY_RECEIVE and MSG_ZEROCOPY"},
     {RECEIVE("recv-discard", receive_plain_run), .bytes = 64 << 10, .mode = STREAM_DISCARD},
 
     {SEND("send-64k", send_write_run), .bytes = 64 << 10},

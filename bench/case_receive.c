@@ -63,11 +63,11 @@ static const struct stream_path paths[] = {
     PLAIN("epoll-4k", STREAM_EPOLL, 4 << 10),
     PLAIN("epoll-64k", STREAM_EPOLL, 64 << 10),
     BERTH("berth-epoll", "epoll"),
-    BERTH_PAGES("berth-epoll-mss4108", "epoll", STREAM_BERTH_COPIES, "MSG_ZEROCOPY"),
+    BERTH_PAGES("berth-epoll-mss4108", "epoll", STREAM_BERTH, "MSG_ZEROCOPY"),
     BERTH_PAGES("berth-epoll-mapped", "epoll", STREAM_BERTH_MAPS, MAPPING),
 #ifdef BERTH_HAVE_LIBURING
     BERTH("berth-uring", "uring"),
-    BERTH_PAGES("berth-uring-mss4108", "uring", STREAM_BERTH_COPIES, "MSG_ZEROCOPY"),
+    BERTH_PAGES("berth-uring-mss4108", "uring", STREAM_BERTH, "MSG_ZEROCOPY"),
     BERTH_PAGES("berth-uring-mapped", "uring", STREAM_BERTH_MAPS, MAPPING),
     URING("posted-4k", STREAM_POSTED, 4 << 10, "multishot receive (Linux 6.1)"),
     URING("posted-16k", STREAM_POSTED, 16 << 10, "multishot receive (Linux 6.1)"),

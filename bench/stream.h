@@ -207,8 +207,13 @@ enum stream_posted_mode { STREAM_POSTED, STREAM_BUNDLE, STREAM_INCREMENTAL };
 enum stream_relay_mode { STREAM_RELAY_SPANS, STREAM_RELAY_FORWARD };
 enum stream_uring_mode { STREAM_URING_SEND, STREAM_URING_ZC, STREAM_URING_ZC_FIXED };
 
-/** Senders on berth's loop: as it is, never in place, and always in place. */
-enum stream_berth_mode { STREAM_BERTH, STREAM_BERTH_COPIED, STREAM_BERTH_IN_PLACE };
+/** On berth's loop: as it is; senders never in place, and always in place; receivers that map. */
+enum stream_berth_mode {
+    STREAM_BERTH,
+    STREAM_BERTH_COPIED,
+    STREAM_BERTH_IN_PLACE,
+    STREAM_BERTH_MAPS,
+};
 
 /** Receivers on berth's loop. */
 enum stream_map_mode { STREAM_BERTH_COPIES, STREAM_BERTH_MAPS };
