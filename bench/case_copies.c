@@ -41,6 +41,9 @@ static const struct stream_path drain = {
 #define RELAY(text, function)                                                                      \
     .name = (text), .run = (function), .role = STREAM_RELAYS, .peer = &write_64k,                  \
     .receiver = &drain, .base = "relay-64k"
+#define RELAY_PAGES(text, function)                                                                \
+    .name = (text), .run = (function), .role = STREAM_RELAYS, .peer = &zerocopy_64k,               \
+    .receiver = &drain, .mss = MSS_OF_A_PAGE, .base = "relay-64k-mss4108"
 
 static const struct stream_path paths[] = {
     {RECEIVE("recv-64k", receive_plain_run), .bytes = 64 << 10, .mode = STREAM_BLOCKING},
@@ -96,6 +99,15 @@ static const struct stream_path paths[] = {
     {RELAY("relay-berth-epoll", relay_berth_run), .engine = "epoll"},
     {RELAY("relay-berth-forward-epoll", relay_berth_run), .engine = "epoll",
      .mode = STREAM_RELAY_FORWARD},
+    {RELAY_PAGES("relay-64k-mss4108", relay_copy_run), .bytes = 64 << 10, .needs = "MSG_ZEROCOPY"},
+    {RELAY_PAGES("relay-splice-mss4108", relay_splice_run), .bytes = 1 << 20,
+     .needs = "MSG_ZEROCOPY"},
+#ifdef BERTH_HAVE_LIBURING
+    {RELAY_PAGES("relay-berth-pages-uring", relay_berth_run), .engine = "uring",
+     .mode = STREAM_RELAY_PAGES, .needs = "TCP_ZEROCOPY_RECEIVE and MSG_ZEROCOPY"},
+#endif
+    {RELAY_PAGES("relay-berth-pages-epoll", relay_berth_run), .engine = "epoll",
+     .mode = STREAM_RELAY_PAGES, .needs = "TCP_ZEROCOPY_RECEIVE and MSG_ZEROCOPY"},
     {.name = NULL},
 };
 
@@ -107,7 +119,7 @@ run(struct bench *bench)
         .paths = paths,
         .baseline = "recv-64k",
         .compared_with = "the plain loop of the same direction (recv-64k, send-64k for files too, "
-                         "relay-64k; recv-64k-mss4108 for mapped pages)",
+                         "relay-64k; where pages are mapped recv-64k-mss4108, relay-64k-mss4108)",
     };
     const int error = stream_case_run(bench, &one);
     report_note(&bench->report,

@@ -1,7 +1,8 @@
 /*
  * Passing on what one connection receives to another on berth's loop: by berth_forward, or by hand,
  * when the spans that the callback is lent go into the other's send queue as they are, and the
- * sender gets no more credit while that queue is long.
+ * sender gets no more credit while that queue is long. Copied in and out, or, with
+ * STREAM_RELAY_PAGES, mapped in and read in place.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -94,13 +95,17 @@ static const struct berth_handlers onward_handlers = {
 int
 relay_berth_run(struct stream_side *side)
 {
-    struct relay relay = {.forwards = side->path->mode == STREAM_RELAY_FORWARD};
+    struct relay relay = {.forwards = side->path->mode != STREAM_RELAY_SPANS};
+    const bool pages = side->path->mode == STREAM_RELAY_PAGES;
     struct berth_loop *loop = NULL;
     struct berth_loop_options options;
     berth_loop_options_init(&options);
     options.engine = side->path->engine;
-    options.zerocopy_bytes =
-        BERTH_ZEROCOPY_NEVER; /* loopback copies: it would be that, and notices */
+    options.map_receive = pages;
+    if (pages)
+        options.features = "+zerocopy"; /* though loopback copies after all */
+    else
+        options.zerocopy_bytes = BERTH_ZEROCOPY_NEVER;
     relay.high_bytes = options.send_high_bytes;
     int error = berth_loop_create(&loop, &options);
     if (error == 0)

@@ -204,7 +204,7 @@ enum stream_plain_mode {
 #define STREAM_SAMPLE_EVERY 16u
 
 enum stream_posted_mode { STREAM_POSTED, STREAM_BUNDLE, STREAM_INCREMENTAL };
-enum stream_relay_mode { STREAM_RELAY_SPANS, STREAM_RELAY_FORWARD };
+enum stream_relay_mode { STREAM_RELAY_SPANS, STREAM_RELAY_FORWARD, STREAM_RELAY_PAGES };
 enum stream_uring_mode { STREAM_URING_SEND, STREAM_URING_ZC, STREAM_URING_ZC_FIXED };
 
 /** On berth's loop: as it is; senders never in place, and always in place; receivers that map. */
