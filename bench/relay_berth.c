@@ -1,8 +1,8 @@
 /*
  * Passing on what one connection receives to another on berth's loop: by berth_forward, or by hand,
  * when the spans that the callback is lent go into the other's send queue as they are, and the
- * sender gets no more credit while that queue is long. Copied in and out, or, with
- * STREAM_RELAY_PAGES, mapped in and read in place.
+ * sender gets no more credit while that queue is long. Copied in and out; or through a pipe; or
+ * mapped in and read in place.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -18,6 +18,7 @@ struct relay {
     struct berth_conn *from, *onward; /**< NULL: not open yet, or gone */
     size_t high_bytes;                /**< of the send queue: `drained` comes after it */
     bool forwards;                    /**< berth_forward does it */
+    unsigned flags;                   /**< of it */
     int error;
 };
 
@@ -26,7 +27,7 @@ static void
 forward(struct relay *relay)
 {
     if (relay->forwards && relay->from != NULL && relay->onward != NULL)
-        relay->error = berth_forward(relay->from, relay->onward, 0);
+        relay->error = berth_forward(relay->from, relay->onward, relay->flags);
 }
 
 static void
@@ -97,6 +98,8 @@ relay_berth_run(struct stream_side *side)
 {
     struct relay relay = {.forwards = side->path->mode != STREAM_RELAY_SPANS};
     const bool pages = side->path->mode == STREAM_RELAY_PAGES;
+    if (side->path->mode == STREAM_RELAY_SPLICE)
+        relay.flags = BERTH_FORWARD_SPLICE;
     struct berth_loop *loop = NULL;
     struct berth_loop_options options;
     berth_loop_options_init(&options);

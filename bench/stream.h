@@ -204,7 +204,12 @@ enum stream_plain_mode {
 #define STREAM_SAMPLE_EVERY 16u
 
 enum stream_posted_mode { STREAM_POSTED, STREAM_BUNDLE, STREAM_INCREMENTAL };
-enum stream_relay_mode { STREAM_RELAY_SPANS, STREAM_RELAY_FORWARD, STREAM_RELAY_PAGES };
+enum stream_relay_mode {
+    STREAM_RELAY_SPANS,
+    STREAM_RELAY_FORWARD, /**< leases, by berth_forward */
+    STREAM_RELAY_SPLICE,  /**< a pipe, by berth_forward */
+    STREAM_RELAY_PAGES,   /**< leases of mapped pages, read in place, by berth_forward */
+};
 enum stream_uring_mode { STREAM_URING_SEND, STREAM_URING_ZC, STREAM_URING_ZC_FIXED };
 
 /** On berth's loop: as it is; senders never in place, and always in place; receivers that map. */
@@ -214,9 +219,6 @@ enum stream_berth_mode {
     STREAM_BERTH_IN_PLACE,
     STREAM_BERTH_MAPS,
 };
-
-/** Receivers on berth's loop. */
-enum stream_map_mode { STREAM_BERTH_COPIES, STREAM_BERTH_MAPS };
 
 int receive_plain_run(struct stream_side *side);
 int receive_uring_run(struct stream_side *side);
