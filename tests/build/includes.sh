@@ -63,8 +63,9 @@ public_header()
     explain) allow "$path" $standard $(own attr copies) ;;
     loop)
         allow "$path" $standard \
-            $(own attr cacheline copies explain pool stats table timer token)
+            $(own attr cacheline copies explain loop_options pool stats table timer token)
         ;;
+    loop_options) allow "$path" $standard $(own attr pool table) ;;
     forward) allow "$path" $(own attr loop) ;;
     loop_cross) allow "$path" $standard $(own attr loop token) ;;
     udp) allow "$path" $standard $(own attr loop pool table token) ;;

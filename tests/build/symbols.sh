@@ -86,14 +86,14 @@ include=$top_srcdir/include/berth
 core=
 for path in "$include"/*.h; do
     case ${path##*/} in
-    explain.h | forward.h | loop.h | loop_cross.h | timer.h | udp.h | jemalloc.h) ;;
+    loop*.h | explain.h | forward.h | timer.h | udp.h | jemalloc.h) ;;
     *) core="$core $path" ;;
     esac
 done
 # shellcheck disable=SC2086 # a list of files
 library berth core $core
 library berth-loop loop "$include/explain.h" "$include/forward.h" "$include/loop.h" \
-    "$include/loop_cross.h" "$include/timer.h" "$include/udp.h"
+    "$include/loop_options.h" "$include/loop_cross.h" "$include/timer.h" "$include/udp.h"
 if [ -f "$top_builddir/libberth-jemalloc.la" ]; then
     library berth-jemalloc jemalloc "$include/jemalloc.h"
 else
