@@ -28,6 +28,12 @@
 /** Fewer pieces are never too many. */
 #define PIECES_MIN 8u
 
+/**
+ * Shares of a turn that are spliced at once: a byte that nobody copies costs a fraction of one, and
+ * a system call the same whatever its length.
+ */
+#define SPLICE_SHARES ((size_t)16)
+
 /** Records allocated at a time. */
 #define RECORDS_PER_BLOCK 62
 
@@ -435,6 +441,8 @@ forward_pull(struct berth_loop *loop, struct berth_slot *from, int fd, size_t mo
         (void)lose(loop, from, to);
         return 0;
     }
+    if (!(from->state & CONN_CREDIT) && most < SPLICE_SHARES * loop->options.fairness_bytes)
+        most = SPLICE_SHARES * loop->options.fairness_bytes;
     switch (splice_receive(loop, from, fd, to, most, &moved)) {
     case SPLICED_SOME:
         send_pipe(loop, to);

@@ -77,7 +77,7 @@ START_TEST(into_a_pipe_but_not_out_of_it)
     if (!all.options.direct_descriptors) {
         ck_assert_uint_eq(faults_hit("splice"), 1);
         ck_assert_uint_gt(copies_of(&all).sent_gather, 0); /* it was read out of the pipe */
-        ck_assert_uint_gt(copies_of(&all).sent_kernel, 0);
+        ck_assert_uint_lt(copies_of(&all).sent_spliced, copies_of(&all).sent);
     }
     faults_reset();
     pass_some(&all);
