@@ -390,6 +390,35 @@ TWICE(the_loop_is_destroyed)
     }
 }
 
+START_TEST(listeners_places_come_back)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct forwarding all;
+    prepare(&all, engine, 0);
+    rig_begin(&all.rig, &all.options, &side_callbacks_plain, &all);
+    /* There are 255 of them; each is free again when its last connection has gone. */
+    for (unsigned i = 0; i < 300; i++) {
+        struct berth_listener *listener = NULL;
+        memset(all.sides, 0, sizeof(all.sides));
+        ck_assert_int_eq(berth_listen(all.rig.loop, "tcp://127.0.0.1:0", &side_callbacks_plain,
+                                      &all, &listener),
+                         0);
+        const int client = rig_connect_to(listener);
+        ck_assert_int_ge(client, 0);
+        RIG_UNTIL(&all.rig, all.sides[0].opens == 1, TURNS);
+        forward(&all, 0, 0, 0);
+        berth_listener_close(listener);
+        if (i % 2 == 0) /* with its own handlers again, or without */
+            ck_assert_int_eq(berth_forward(conn_of(&all, 0), NULL, 0), 0);
+        ck_assert_int_eq(close(client), 0);
+        RIG_UNTIL(&all.rig, berth_loop_conns(all.rig.loop) == 0, TURNS);
+        ck_assert_uint_eq(all.sides[0].closes, 1);
+    }
+    turn_until_quiet(&all);
+    ways_end(&all.rig);
+}
+END_TEST
+
 /* ---- refusals ------------------------------------------------------------------------------- */
 
 START_TEST(refusals)
@@ -440,6 +469,7 @@ main(void)
     RIG_ADD(suite, to_one_that_cannot_be_reached);
     ADD_TWICE(suite, leaving_the_loop);
     ADD_TWICE(suite, the_loop_is_destroyed);
+    RIG_ADD(suite, listeners_places_come_back);
     RIG_ADD(suite, refusals);
     return test_run(suite);
 }
