@@ -1,6 +1,6 @@
 /*
- * Forwarding from one connection to another. Whoever takes part has handlers of ours in place of its
- * own, which are kept in a record behind its cold one: so nobody else pays for forwarding, and
+ * Forwarding from one connection to another. Whoever takes part has handlers of ours in place of
+ * its own, which are kept in a record behind its cold one: so nobody else pays for forwarding, and
  * everything that the loop tells a connection comes by here.
  *
  * Receiving is paused by taking away the credit, and the user's own credit is kept meanwhile.
@@ -44,7 +44,7 @@ struct forward {
     berth_token from;                      /**< whose bytes come here, or none */
     uint64_t credit;                       /**< the user's, while it is held */
     struct forward *next;                  /**< of those that nobody uses */
-    uint32_t pieces; /**< in the queue of `to`, or fewer: counted when they seem too many */
+    uint32_t pieces;     /**< in the queue of `to`, or fewer: counted when they seem too many */
     uint32_t full_bytes; /**< in that queue when its pipe took no more; 0: it does */
     uint32_t flags;
     uint8_t class_id; /**< that it would have without */
@@ -589,6 +589,7 @@ berth_forward(struct berth_conn *from_conn, struct berth_conn *to_conn, unsigned
         splice_stop(loop, from);
     else if (!forward->spliced) /* not with direct descriptors, or a puller of its own: leases */
         forward->spliced = conn_pull_start(loop, from, &forward_puller, NULL) == 0;
-    look_at_queue(loop, from, to, count_pieces(loop, to, pieces_for(loop->options.send_high_bytes)));
+    look_at_queue(loop, from, to,
+                  count_pieces(loop, to, pieces_for(loop->options.send_high_bytes)));
     return 0;
 }

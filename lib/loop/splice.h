@@ -10,13 +10,14 @@
 #include "loop/loop_internal.h"
 
 enum spliced {
-    SPLICED_SOME,  /**< bytes have gone into a pipe in the queue of `to` */
-    SPLICED_NONE,  /**< there are none for now, or an end or an error was reported */
-    SPLICED_FULL,  /**< the pipe takes no more: when the queue of `to` is short again */
-    SPLICED_NEVER  /**< not between these, or there is no pipe: the bytes are still in the socket */
+    SPLICED_SOME, /**< bytes have gone into a pipe in the queue of `to` */
+    SPLICED_NONE, /**< there are none for now, or an end or an error was reported */
+    SPLICED_FULL, /**< the pipe takes no more: when the queue of `to` is short again */
+    SPLICED_NEVER /**< not between these, or there is no pipe: the bytes are still in the socket */
 };
 
-/** Moves up to `most` bytes (at least 1) from a socket into the queue of `to`; *moved says how many.
+/** Moves up to `most` bytes (at least 1) from a socket into the queue of `to`; *moved says how
+ * many.
  */
 enum spliced splice_receive(struct berth_loop *loop, struct berth_slot *from, int fd,
                             struct berth_slot *to, size_t most, size_t *moved);

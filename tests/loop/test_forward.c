@@ -304,8 +304,7 @@ TWICE(beside_the_programs_own_bytes)
         else
             turn_until_quiet(&all);
         const size_t own = ways_length(&all.random, 3000);
-        ck_assert_int_eq(berth_send(conn_of(&all, 1), ways_bytes(1, source->written, own), own),
-                         0);
+        ck_assert_int_eq(berth_send(conn_of(&all, 1), ways_bytes(1, source->written, own), own), 0);
         source->written += own;
         ck_assert_uint_gt(length, 0);
         if (i % 5 == 0) {

@@ -191,11 +191,11 @@ TWICE(closed_while_bytes_come)
         ck_assert_int_eq(berth_conn_shutdown(conn_of(&all, 1)), 0);
         read_to_the_end(&all, 1, 0, 0);
         /* Its queue is sent, so more is received, which nobody can be sent any more. */
-        RIG_UNTIL(&all.rig,
-                  all.sides[1].read + all.sides[0].received == all.sides[0].written, TURNS);
+        RIG_UNTIL(&all.rig, all.sides[1].read + all.sides[0].received == all.sides[0].written,
+                  TURNS);
         (void)client_writes(&all, 0, 1000);
-        RIG_UNTIL(&all.rig,
-                  all.sides[1].read + all.sides[0].received == all.sides[0].written, TURNS);
+        RIG_UNTIL(&all.rig, all.sides[1].read + all.sides[0].received == all.sides[0].written,
+                  TURNS);
         ck_assert_uint_ge(all.sides[0].received, 1000);
         ck_assert_uint_eq(all.sides[0].closes, 0);
         end(&all);
@@ -231,8 +231,8 @@ forward_back(struct forwarding *all, unsigned side, struct berth_conn *conn)
 
 TWICE(callbacks_do_as_they_like)
 {
-    void (*const actions[])(struct forwarding *, unsigned, struct berth_conn *) = {
-        close_both, forward_anew, forward_back};
+    void (*const actions[])(struct forwarding *, unsigned,
+                            struct berth_conn *) = {close_both, forward_anew, forward_back};
     for (unsigned i = 0; i < 3 * 3 * 2; i++) {
         struct forwarding all;
         prepare(&all, engine, splice);
@@ -400,9 +400,9 @@ START_TEST(listeners_places_come_back)
     for (unsigned i = 0; i < 300; i++) {
         struct berth_listener *listener = NULL;
         memset(all.sides, 0, sizeof(all.sides));
-        ck_assert_int_eq(berth_listen(all.rig.loop, "tcp://127.0.0.1:0", &side_callbacks_plain,
-                                      &all, &listener),
-                         0);
+        ck_assert_int_eq(
+            berth_listen(all.rig.loop, "tcp://127.0.0.1:0", &side_callbacks_plain, &all, &listener),
+            0);
         const int client = rig_connect_to(listener);
         ck_assert_int_ge(client, 0);
         RIG_UNTIL(&all.rig, all.sides[0].opens == 1, TURNS);

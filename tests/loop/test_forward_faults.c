@@ -1,6 +1,6 @@
 /*
- * Forwarding when the system refuses something: no pipe, no splice into or out of one, no memory for
- * the queue. The bytes go another way, or the connections end and say why. On every engine.
+ * Forwarding when the system refuses something: no pipe, no splice into or out of one, no memory
+ * for the queue. The bytes go another way, or the connections end and say why. On every engine.
  *
  * SPDX-License-Identifier: MIT
  */

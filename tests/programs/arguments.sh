@@ -65,6 +65,10 @@ for program in echo http kv chat; do
     fi
 done
 refuses 1 http --root "$scratch/nothing" tcp://127.0.0.1:0
+refuses 2 proxy
+refuses 2 proxy tcp://127.0.0.1:0
+refuses 2 proxy --idle soon tcp://127.0.0.1:0 tcp://127.0.0.1:1
+refuses 2 proxy tcp://127.0.0.1 tcp://127.0.0.1:1
 
 # The same for datagrams.
 for program in udp_echo dns; do

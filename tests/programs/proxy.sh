@@ -3,8 +3,8 @@
 # and in front of the echo example with a load that checks every byte, closes half, resets, and
 # floods without reading. The proxy's own counters say that it copied nothing.
 #
-# The servers are the system's own programs, each in the scratch directory, on a port that was free a
-# moment before: should somebody take it meanwhile, the next one is tried.
+# The servers are the system's own programs, each in the scratch directory, on a port that was free
+# a moment before: should somebody take it meanwhile, the next one is tried.
 #
 # SPDX-License-Identifier: MIT
 set -u
@@ -54,7 +54,7 @@ free_port()
     stop TERM
 }
 
-# ---- the servers behind it ------------------------------------------------------------------------
+# ---- the servers behind it -------------------------------------------------------------------
 
 start_redis()
 {
@@ -112,14 +112,14 @@ start_example()
 {
     example_out=$scratch/$1
     shift
-    "$programs/$1" $2 ${3:+"$3"} tcp://127.0.0.1:0 "unix:$sockets/${example_out##*/}" \
+    "$programs/$1" ${2:+"$2"} ${3:+"$3"} tcp://127.0.0.1:0 "unix:$sockets/${example_out##*/}" \
         > "$example_out" 2>&1 < /dev/null 3>&- &
     others="$others $!"
     until_true grep -q "^listening on unix:" "$example_out" || return 1
     example=$(sed -n 's/^listening on tcp/tcp/p' "$example_out")
 }
 
-# ---- what is asked through it ----------------------------------------------------------------------
+# ---- what is asked through it ----------------------------------------------------------------
 
 # test_redis NAME CLIENT-ARG...: where the proxy listens.
 test_redis()
@@ -129,10 +129,12 @@ test_redis()
     for pipeline in 1 16; do
         timeout "$deadline" redis-benchmark "$@" -q -t set,get -n "$requests" -c 50 \
             -P "$pipeline" > "$scratch/benchmark" 2>&1
+        # shellcheck disable=SC2016
         check "$redis_name: redis-benchmark -P $pipeline: $(tail -n 2 "$scratch/benchmark")" \
             sh -c 'tr "\r" "\n" < "$1" | grep -c "requests per second" | grep -q -x 2' \
             sh "$scratch/benchmark"
     done
+    # shellcheck disable=SC2016
     check "$redis_name: a long value is set" sh -c '
         value=$1 && shift && redis-cli "$@" -x set big < "$value" | grep -q -x OK' \
         sh "$scratch/root/big.bin" "$@"
@@ -145,6 +147,7 @@ test_http()
 {
     http_name=$1 http_url=$2
     shift 2
+    # shellcheck disable=SC2016
     check "$http_name: a long file" sh -c '
         file=$1 && shift && curl -sS --max-time 60 "$@" | cmp - "$file"' \
         sh "$scratch/root/big.bin" "$@" "$http_url/big.bin"
@@ -183,14 +186,14 @@ test_refused()
     check "$engine: and it is told" grep -q "Connection refused" "$scratch/complains"
 }
 
-# ---- all of it -------------------------------------------------------------------------------------
+# ---- all of it -------------------------------------------------------------------------------
 
 redis=no nginx=no
 if start_redis; then redis=yes; else skip "there is no redis-server that starts"; fi
 if start_nginx; then nginx=yes; else skip "there is no nginx that starts"; fi
 start_example http http --root "$scratch/root" || fail "http: $(cat "$scratch/http")"
 http_address=$example
-start_example echo echo '' || fail "echo: $(cat "$scratch/echo")"
+start_example echo echo || fail "echo: $(cat "$scratch/echo")"
 echo_address=$example
 free_port || fail "no port"
 nobody=$free
