@@ -11,16 +11,13 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#include "loop/forward.h"
+#include "loop/forward_part.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "berth/forward.h"
-#include "loop/pull.h"
-#include "loop/send.h"
-#include "loop/splice.h"
 
 /** What a piece that is forwarded holds, however small it is. */
 #define PIECE_BYTES 4096u
@@ -28,48 +25,24 @@
 /** Fewer pieces are never too many. */
 #define PIECES_MIN 8u
 
-/**
- * Shares of a turn that are spliced at once: a byte that nobody copies costs a fraction of one, and
- * a system call the same whatever its length.
- */
-#define SPLICE_SHARES ((size_t)16)
-
 /** Records allocated at a time. */
 #define RECORDS_PER_BLOCK 62
-
-/** The part that a connection has in forwarding. */
-struct forward {
-    const struct berth_handlers *handlers; /**< the user's */
-    berth_token to;                        /**< where its bytes go, or none */
-    berth_token from;                      /**< whose bytes come here, or none */
-    uint64_t credit;                       /**< the user's, while it is held */
-    struct forward *next;                  /**< of those that nobody uses */
-    uint32_t pieces;     /**< in the queue of `to`, or fewer: counted when they seem too many */
-    uint32_t full_bytes; /**< in that queue when its pipe took no more; 0: it does */
-    uint32_t flags;
-    uint8_t class_id; /**< that it would have without */
-    uint8_t held;     /**< it receives nothing until the queue of `to` is short */
-    uint8_t spliced;  /**< its bytes are pulled through a pipe */
-};
 
 struct forward_block {
     struct forward_block *next;
     struct forward records[RECORDS_PER_BLOCK];
 };
 
-static const struct berth_handlers forward_handlers;
-
 /* ---- records -------------------------------------------------------------------------------- */
 
-static struct forward *
-part_of(const struct berth_loop *loop, const struct berth_slot *slot)
+struct forward *
+forward_part(const struct berth_loop *loop, const struct berth_slot *slot)
 {
     return forward_has_part(loop, slot) ? slot_cold(loop, slot)->forward : NULL;
 }
 
-/** The live connection that a record names, or NULL for none. */
-static struct berth_slot *
-other(const struct berth_loop *loop, berth_token token)
+struct berth_slot *
+forward_other(const struct berth_loop *loop, berth_token token)
 {
     if (token == BERTH_TOKEN_NONE)
         return NULL;
@@ -118,7 +91,7 @@ join(struct berth_loop *loop, struct berth_slot *slot)
 static void
 part_if_idle(struct berth_loop *loop, struct berth_slot *slot)
 {
-    struct forward *forward = part_of(loop, slot);
+    struct forward *forward = forward_part(loop, slot);
     if (forward == NULL || forward->to != BERTH_TOKEN_NONE || forward->from != BERTH_TOKEN_NONE)
         return;
     BERTH_ASSERT(!forward->held);
@@ -159,8 +132,8 @@ count_pieces(const struct berth_loop *loop, const struct berth_slot *slot, uint3
     return count;
 }
 
-static void
-hold(struct berth_loop *loop, struct berth_slot *slot)
+void
+forward_hold(struct berth_loop *loop, struct berth_slot *slot)
 {
     struct conn_cold *cold = slot_cold(loop, slot);
     struct forward *forward = cold->forward;
@@ -193,15 +166,15 @@ resume(struct berth_loop *loop, struct berth_slot *slot)
 int
 forward_is_fed(const struct berth_loop *loop, const struct berth_slot *slot)
 {
-    const struct forward *forward = part_of(loop, slot);
+    const struct forward *forward = forward_part(loop, slot);
     return forward != NULL && forward->from != BERTH_TOKEN_NONE;
 }
 
 int
 forward_drained(struct berth_loop *loop, const struct berth_slot *slot)
 {
-    const struct forward *forward = part_of(loop, slot);
-    struct berth_slot *from = forward == NULL ? NULL : other(loop, forward->from);
+    const struct forward *forward = forward_part(loop, slot);
+    struct berth_slot *from = forward == NULL ? NULL : forward_other(loop, forward->from);
     if (from == NULL)
         return 1;
     const uint32_t low = pieces_for(loop->options.send_low_bytes);
@@ -216,16 +189,15 @@ forward_drained(struct berth_loop *loop, const struct berth_slot *slot)
 int
 forward_keep_credit(struct berth_loop *loop, const struct berth_slot *slot, uint64_t credit)
 {
-    struct forward *forward = part_of(loop, slot);
+    struct forward *forward = forward_part(loop, slot);
     if (forward == NULL || !forward->held)
         return 0;
     forward->credit = credit;
     return 1;
 }
 
-/** Whoever waits for the queue is told when it is short again. */
-static void
-mark_high(struct berth_loop *loop, struct berth_slot *to)
+void
+forward_mark_high(struct berth_loop *loop, struct berth_slot *to)
 {
     if (to->state & CONN_HIGH)
         return;
@@ -235,10 +207,9 @@ mark_high(struct berth_loop *loop, struct berth_slot *to)
     conn_todo(loop, to);
 }
 
-/** Holds `from` if the queue of `to`, which has just got `added` pieces more, is long. */
-static void
-look_at_queue(struct berth_loop *loop, struct berth_slot *from, struct berth_slot *to,
-              uint32_t added)
+void
+forward_look_at_queue(struct berth_loop *loop, struct berth_slot *from, struct berth_slot *to,
+                      uint32_t added)
 {
     struct forward *forward = slot_cold(loop, from)->forward;
     const uint32_t high = pieces_for(loop->options.send_high_bytes);
@@ -246,10 +217,10 @@ look_at_queue(struct berth_loop *loop, struct berth_slot *from, struct berth_slo
     if (!(to->state & CONN_HIGH) && forward->pieces >= high) {
         forward->pieces = count_pieces(loop, to, high);
         if (forward->pieces >= high)
-            mark_high(loop, to);
+            forward_mark_high(loop, to);
     }
     if (to->state & CONN_HIGH)
-        hold(loop, from);
+        forward_hold(loop, from);
 }
 
 /* ---- ending --------------------------------------------------------------------------------- */
@@ -258,7 +229,7 @@ look_at_queue(struct berth_loop *loop, struct berth_slot *from, struct berth_slo
 static void
 close_if_done(struct berth_loop *loop, struct berth_slot *slot)
 {
-    const struct forward *forward = part_of(loop, slot);
+    const struct forward *forward = forward_part(loop, slot);
     if (forward == NULL || forward->from != BERTH_TOKEN_NONE || forward->handlers->eof != NULL ||
         !(slot->state & CONN_EOF) || slot->flags & BERTH_SLOT_CLOSING)
         return;
@@ -266,9 +237,8 @@ close_if_done(struct berth_loop *loop, struct berth_slot *slot)
     conn_todo(loop, slot);
 }
 
-/** From now on it receives as others do. */
-static void
-splice_stop(struct berth_loop *loop, struct berth_slot *from)
+void
+forward_splice_stop(struct berth_loop *loop, struct berth_slot *from)
 {
     struct forward *forward = slot_cold(loop, from)->forward;
     if (forward->spliced)
@@ -281,11 +251,11 @@ static void
 unlink_sink(struct berth_loop *loop, struct berth_slot *from)
 {
     struct forward *forward = slot_cold(loop, from)->forward;
-    struct berth_slot *to = other(loop, forward->to);
+    struct berth_slot *to = forward_other(loop, forward->to);
     if (to == NULL)
         return;
     resume(loop, from);
-    splice_stop(loop, from);
+    forward_splice_stop(loop, from);
     forward->to = BERTH_TOKEN_NONE;
     slot_cold(loop, to)->forward->from = BERTH_TOKEN_NONE;
     close_if_done(loop, to);
@@ -293,9 +263,8 @@ unlink_sink(struct berth_loop *loop, struct berth_slot *from)
         part_if_idle(loop, to);
 }
 
-/** `from` forwards no more. */
-static void
-unlink_pair(struct berth_loop *loop, struct berth_slot *from)
+void
+forward_unlink(struct berth_loop *loop, struct berth_slot *from)
 {
     if (!forward_has_part(loop, from))
         return;
@@ -307,12 +276,12 @@ unlink_pair(struct berth_loop *loop, struct berth_slot *from)
 static struct berth_slot *
 unlink_source(struct berth_loop *loop, struct berth_slot *slot, uint32_t *flags)
 {
-    const struct forward *forward = part_of(loop, slot);
-    struct berth_slot *from = forward == NULL ? NULL : other(loop, forward->from);
+    const struct forward *forward = forward_part(loop, slot);
+    struct berth_slot *from = forward == NULL ? NULL : forward_other(loop, forward->from);
     if (from == NULL)
         return NULL;
     *flags = slot_cold(loop, from)->forward->flags;
-    unlink_pair(loop, from);
+    forward_unlink(loop, from);
     return from == slot ? NULL : from;
 }
 
@@ -321,12 +290,11 @@ forward_leave(struct berth_loop *loop, struct berth_slot *slot)
 {
     uint32_t flags;
     (void)unlink_source(loop, slot, &flags);
-    unlink_pair(loop, slot);
+    forward_unlink(loop, slot);
 }
 
-/** The other one is over, so this one is to end as well. */
-static void
-follow(struct berth_loop *loop, struct berth_slot *slot, int reset)
+void
+forward_follow(struct berth_loop *loop, struct berth_slot *slot, int reset)
 {
     if (slot->state & CONN_FAILED || slot->flags & BERTH_SLOT_CLOSING)
         return;
@@ -342,184 +310,19 @@ follow(struct berth_loop *loop, struct berth_slot *slot, int reset)
 void
 forward_over(struct berth_loop *loop, struct berth_slot *slot, int reset)
 {
-    const struct forward *forward = part_of(loop, slot);
+    const struct forward *forward = forward_part(loop, slot);
     if (forward == NULL)
         return;
     uint32_t flags_in = 0;
     const uint32_t flags_out = forward->flags;
-    struct berth_slot *to = other(loop, forward->to);
+    struct berth_slot *to = forward_other(loop, forward->to);
     struct berth_slot *from = unlink_source(loop, slot, &flags_in);
-    unlink_pair(loop, slot);
+    forward_unlink(loop, slot);
     if (from != NULL && flags_in & BERTH_FORWARD_CLOSE)
-        follow(loop, from, reset);
+        forward_follow(loop, from, reset);
     if (to != NULL && to != slot && flags_out & BERTH_FORWARD_CLOSE)
-        follow(loop, to, reset);
+        forward_follow(loop, to, reset);
 }
-
-/* ---- the handlers of those who take part ----------------------------------------------------- */
-
-static int
-forward_open(struct berth_conn *conn, void *ctx)
-{
-    const struct berth_slot *slot = as_slot(conn);
-    const struct berth_handlers *handlers = part_of(slot_loop(slot), slot)->handlers;
-    return handlers->open == NULL ? 0 : handlers->open(conn, ctx);
-}
-
-static int
-takes_no_more(const struct berth_slot *slot)
-{
-    return slot->state & CONN_NO_SEND || slot->flags & BERTH_SLOT_CLOSING;
-}
-
-/** Nothing can be sent to `to` any more: whose affair are the bytes of `from`? 1: its user's. */
-static int
-lose(struct berth_loop *loop, struct berth_slot *from, const struct berth_slot *to)
-{
-    const uint32_t flags = slot_cold(loop, from)->forward->flags;
-    const uint32_t state = to->state;
-    const int over = state & (CONN_CLOSE_WANTED | CONN_FAILED) || to->flags & BERTH_SLOT_CLOSING;
-    unlink_pair(loop, from);
-    if (!over || !(flags & BERTH_FORWARD_CLOSE))
-        return 1;
-    follow(loop, from, (state & (CONN_FAILED | CONN_RESET)) != 0);
-    return 0;
-}
-
-static void
-forward_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
-{
-    struct berth_slot *slot = as_slot(conn);
-    struct berth_loop *loop = slot_loop(slot);
-    struct forward *forward = slot_cold(loop, slot)->forward;
-    const struct berth_handlers *handlers = forward->handlers;
-    struct berth_slot *to = other(loop, forward->to);
-    if (to != NULL && takes_no_more(to)) {
-        if (!lose(loop, slot, to))
-            return;
-        to = NULL;
-    }
-    if (to == NULL) {
-        if (handlers->data != NULL)
-            handlers->data(conn, spans, n, bytes);
-        return;
-    }
-    /* It came although receiving is to stop: the user's credit pays for it all the same. */
-    if (forward->held && forward->credit != UINT64_MAX)
-        forward->credit -= bytes < forward->credit ? bytes : forward->credit;
-    if (to->buffer == 0)
-        forward->pieces = 0;
-    for (unsigned i = 0; i < n; i++) {
-        const int error = send_forwarded(loop, to, &spans[i]);
-        if (error) { /* a stream with a hole is worse than none */
-            slot->state |= CONN_RESET;
-            conn_failed(loop, slot, error);
-            return;
-        }
-    }
-    look_at_queue(loop, slot, to, n);
-}
-
-/** A pipe that stands alone in the queue goes on at once, and is free for the next connection. */
-static void
-send_pipe(struct berth_loop *loop, struct berth_slot *to)
-{
-    const uint32_t not_now = CONN_SENDING | CONN_CONNECTING | CONN_FAILED;
-    if (!(to->state & not_now) && queue_head(loop, to)->next == 0)
-        loop->engine->send(loop, to);
-}
-
-/** The socket of one that splices has something. */
-static size_t
-forward_pull(struct berth_loop *loop, struct berth_slot *from, int fd, size_t most, int *emptied)
-{
-    struct forward *forward = slot_cold(loop, from)->forward;
-    struct berth_slot *to = other(loop, forward->to);
-    size_t moved = 0;
-    (void)emptied;
-    if (takes_no_more(to)) {
-        (void)lose(loop, from, to);
-        return 0;
-    }
-    if (!(from->state & CONN_CREDIT) && most < SPLICE_SHARES * loop->options.fairness_bytes)
-        most = SPLICE_SHARES * loop->options.fairness_bytes;
-    switch (splice_receive(loop, from, fd, to, most, &moved)) {
-    case SPLICED_SOME:
-        send_pipe(loop, to);
-        look_at_queue(loop, from, to, 0);
-        break;
-    case SPLICED_FULL:
-        mark_high(loop, to);
-        hold(loop, from);
-        forward->full_bytes = queue_bytes(loop, to);
-        break;
-    case SPLICED_NEVER:
-        splice_stop(loop, from);
-        break;
-    case SPLICED_NONE:
-        break;
-    }
-    return moved;
-}
-
-static const struct puller forward_puller = {.pull = forward_pull};
-
-static void
-forward_drained_told(struct berth_conn *conn)
-{
-    const struct berth_slot *slot = as_slot(conn);
-    const struct berth_handlers *handlers = part_of(slot_loop(slot), slot)->handlers;
-    if (handlers->drained != NULL)
-        handlers->drained(conn);
-}
-
-static void
-forward_eof(struct berth_conn *conn)
-{
-    struct berth_slot *slot = as_slot(conn);
-    const struct berth_loop *loop = slot_loop(slot);
-    const struct forward *forward = part_of(loop, slot);
-    const struct berth_handlers *handlers = forward->handlers;
-    struct berth_slot *to = other(loop, forward->to);
-    if (to != NULL)
-        (void)berth_conn_shutdown(as_conn(to));
-    if (handlers->eof != NULL)
-        handlers->eof(conn);
-    else if (forward->from == BERTH_TOKEN_NONE)
-        slot->state |= CONN_CLOSE_WANTED;
-}
-
-static void
-forward_timeout(struct berth_conn *conn, enum berth_timeout kind)
-{
-    struct berth_slot *slot = as_slot(conn);
-    struct berth_loop *loop = slot_loop(slot);
-    const struct berth_handlers *handlers = part_of(loop, slot)->handlers;
-    if (handlers->timeout != NULL) {
-        handlers->timeout(conn, kind);
-    } else {
-        slot->state |= CONN_RESET;
-        conn_failed(loop, slot, -ETIMEDOUT);
-    }
-}
-
-static void
-forward_close(struct berth_conn *conn, int reason)
-{
-    struct berth_slot *slot = as_slot(conn);
-    struct berth_loop *loop = slot_loop(slot);
-    const struct berth_handlers *handlers = part_of(loop, slot)->handlers;
-    forward_over(loop, slot, reason != 0);
-    if (handlers->close != NULL)
-        handlers->close(conn, reason);
-}
-
-static const struct berth_handlers forward_handlers = {.open = forward_open,
-                                                       .data = forward_data,
-                                                       .drained = forward_drained_told,
-                                                       .eof = forward_eof,
-                                                       .timeout = forward_timeout,
-                                                       .close = forward_close};
 
 /* ---- the call ------------------------------------------------------------------------------- */
 
@@ -541,11 +344,11 @@ check_pair(const struct berth_loop *loop, const struct berth_slot *from,
     if (slot_loop(to) != loop)
         return -EXDEV;
     if (from->state & (CONN_EOF | CONN_CLOSE_WANTED | CONN_FAILED) ||
-        from->flags & BERTH_SLOT_CLOSING || takes_no_more(to))
+        from->flags & BERTH_SLOT_CLOSING || forward_takes_no_more(to))
         return -EPIPE;
     if (conn_leaving(loop, from) || conn_leaving(loop, to))
         return -EALREADY;
-    const struct forward *forward = part_of(loop, to);
+    const struct forward *forward = forward_part(loop, to);
     if (forward != NULL && forward->from != BERTH_TOKEN_NONE &&
         forward->from != berth_slot_token(from, 0))
         return -EBUSY;
@@ -560,7 +363,7 @@ berth_forward(struct berth_conn *from_conn, struct berth_conn *to_conn, unsigned
         return -EINVAL;
     struct berth_loop *loop = slot_loop(from);
     if (to_conn == NULL) {
-        unlink_pair(loop, from);
+        forward_unlink(loop, from);
         return 0;
     }
     struct berth_slot *to = live(to_conn);
@@ -586,10 +389,10 @@ berth_forward(struct berth_conn *from_conn, struct berth_conn *to_conn, unsigned
     forward->pieces = 0;
     forward->flags = flags;
     if (!(flags & BERTH_FORWARD_SPLICE))
-        splice_stop(loop, from);
+        forward_splice_stop(loop, from);
     else if (!forward->spliced) /* not with direct descriptors, or a puller of its own: leases */
         forward->spliced = conn_pull_start(loop, from, &forward_puller, NULL) == 0;
-    look_at_queue(loop, from, to,
-                  count_pieces(loop, to, pieces_for(loop->options.send_high_bytes)));
+    forward_look_at_queue(loop, from, to,
+                          count_pieces(loop, to, pieces_for(loop->options.send_high_bytes)));
     return 0;
 }
