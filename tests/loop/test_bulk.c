@@ -126,7 +126,7 @@ client_writes(struct bulk_stream *stream)
 static void
 client_reads(struct bulk_stream *stream)
 {
-    static unsigned char back[1 << 16];
+    static unsigned char back[WAYS_BYTES_MAX];
     ssize_t got;
     while ((got = recv(stream->client, back, WAYS_BYTES_MAX, MSG_DONTWAIT)) > 0) {
         ck_assert(ways_same(back, (size_t)got, stream->key, stream->returned));
