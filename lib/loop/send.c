@@ -402,20 +402,22 @@ send_pop_head(struct berth_loop *loop, struct berth_slot *slot)
 }
 
 void
-send_count_conn(const struct berth_loop *loop, const struct berth_slot *slot, size_t sent)
+send_count_conn(const struct berth_loop *loop, const struct berth_slot *slot, size_t sent,
+                enum send_way way)
 {
     struct conn_counts *counts = conn_counts(loop, slot);
     counts->stats.sends++;
     counts->stats.sent_bytes += sent;
+    send_count_copies(&counts->copies, sent, way);
 }
 
 /** So many bytes at the head of the queue are the kernel's, however it came by them. */
 static inline void
-account(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
+account(struct berth_loop *loop, struct berth_slot *slot, size_t sent, enum send_way way)
 {
     struct send_node *head = queue_head(loop, slot);
     BERTH_ASSERT(head != NULL && sent <= head->bytes && head->in_flight == 0);
-    send_count(loop, slot, sent);
+    send_count(loop, slot, sent, way);
     head->bytes -= (uint32_t)sent;
     if (slot->state & (CONN_AFTER_SEND | CONN_CREDIT)) /* without credit it may be leaving */
         slot->state |= CONN_TODO;
@@ -424,15 +426,13 @@ account(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
 void
 send_account_zerocopy(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
 {
-    account(loop, slot, sent);
-    CONN_COPIES(loop, slot, sent_zerocopy, sent);
+    account(loop, slot, sent, SEND_ZEROCOPY);
 }
 
 void
 send_done(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
 {
-    account(loop, slot, sent);
-    CONN_COPIES(loop, slot, sent_kernel, sent);
+    account(loop, slot, sent, SEND_COPIED);
     if (BERTH_UNLIKELY(sent >= loop->zerocopy_from))
         zerocopy_rested(loop, slot, sent);
     while (sent > 0) {

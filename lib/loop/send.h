@@ -80,20 +80,35 @@ int send_forwarded(struct berth_loop *loop, struct berth_slot *slot, const struc
 unsigned send_gather(const struct berth_loop *loop, const struct berth_slot *slot,
                      struct iovec *iov, unsigned count, size_t *bytes);
 
-BERTH_COLD void send_count_conn(const struct berth_loop *loop, const struct berth_slot *slot,
-                                size_t sent);
+/** Who copied what was sent, as the place of its counter in the ledger. */
+enum send_way {
+    SEND_COPIED = offsetof(struct berth_copies, sent_kernel),
+    SEND_FILE = offsetof(struct berth_copies, sent_file),
+    SEND_SPLICED = offsetof(struct berth_copies, sent_spliced),
+    SEND_ZEROCOPY = offsetof(struct berth_copies, sent_zerocopy)
+};
 
-/** Counts a send, but for who copied it. */
 static inline void
-send_count(struct berth_loop *loop, struct berth_slot *slot, size_t sent)
+send_count_copies(struct berth_copies *copies, size_t sent, enum send_way way)
+{
+    copies->sent += sent;
+    *(uint64_t *)(void *)((unsigned char *)copies + way) += sent;
+}
+
+BERTH_COLD void send_count_conn(const struct berth_loop *loop, const struct berth_slot *slot,
+                                size_t sent, enum send_way way);
+
+/** Counts a send. */
+static inline void
+send_count(struct berth_loop *loop, struct berth_slot *slot, size_t sent, enum send_way way)
 {
     slot->state |= CONN_WRITE_ACTIVE;
     loop->stats.sends++;
     BERTH_PROBE_CONN_WITH(send, slot, sent);
     loop->stats.sent_bytes += sent;
+    send_count_copies(&loop->copies, sent, way);
     if (BERTH_UNLIKELY(loop->counts_at != 0))
-        send_count_conn(loop, slot, sent);
-    CONN_COPIES(loop, slot, sent, sent);
+        send_count_conn(loop, slot, sent, way);
 }
 
 /** `sent` bytes from the head of the queue are the kernel's: releases what is used up. */

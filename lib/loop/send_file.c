@@ -235,11 +235,7 @@ send_by_reference(struct berth_loop *loop, struct berth_slot *slot, struct send_
     }
     if (sent < 0)
         return fail(loop, slot, (int)sent);
-    send_count(loop, slot, (size_t)sent);
-    if (file->is_pipe)
-        CONN_COPIES(loop, slot, sent_spliced, (size_t)sent);
-    else
-        CONN_COPIES(loop, slot, sent_file, (size_t)sent);
+    send_count(loop, slot, (size_t)sent, file->is_pipe ? SEND_SPLICED : SEND_FILE);
     advance(loop, slot, file, (size_t)sent);
     if (slot->state & (CONN_AFTER_SEND | CONN_CREDIT))
         slot->state |= CONN_TODO;

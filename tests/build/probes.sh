@@ -19,7 +19,7 @@ probes_of()
 }
 
 # What the sources have, and what the guide's table says, must be the same names.
-probes_of "$top_srcdir"/lib/loop/*.c > sources
+probes_of "$top_srcdir"/lib/loop/*.[ch] > sources
 sed -n 's/^| `\([a-z_]*\)` |.*/\1/p' "$guide" | sort -u > described
 check "the sources have probes" test -s sources
 check "docs/guide/tracing.md lists the probes, and no others" cmp sources described
