@@ -38,17 +38,6 @@
 
 /* ---- birth ---------------------------------------------------------------------------------- */
 
-void
-class_put(struct berth_loop *loop, uint8_t class_id)
-{
-    if (class_id == CLASS_OWN)
-        return;
-    struct conn_class *class = &loop->classes[class_id];
-    BERTH_ASSERT(class->users > 0);
-    if (--class->users == 0)
-        memset(class, 0, sizeof(*class));
-}
-
 int
 conn_create(struct berth_loop *loop, int index, uint8_t class_id, uint32_t state,
             struct berth_slot **result)

@@ -59,6 +59,17 @@ conn_create_keeping(struct berth_loop *loop, int fd, uint8_t class_id, uint32_t 
     return error;
 }
 
+void
+class_put(struct berth_loop *loop, uint8_t class_id)
+{
+    if (class_id == CLASS_OWN)
+        return;
+    struct conn_class *class = &loop->classes[class_id];
+    BERTH_ASSERT(class->users > 0);
+    if (--class->users == 0)
+        memset(class, 0, sizeof(*class));
+}
+
 /* ---- listening ------------------------------------------------------------------------------ */
 
 static int
