@@ -50,10 +50,10 @@ put_amount(struct text *text, uint64_t bytes)
     uint64_t one = 1;
     uint64_t tenths = 0;
     unsigned unit = 0;
-    for (; unit < sizeof(units) / sizeof(units[0]); unit++) {
+    for (;; unit++) {
         one *= 1000;
         tenths = bytes / one * 10 + (bytes % one * 10 + one / 2) / one;
-        if (tenths < 10000)
+        if (tenths < 10000 || unit + 1 == sizeof(units) / sizeof(units[0]))
             break;
     }
     put(text, "%u.%u %s", (unsigned)(tenths / 10), (unsigned)(tenths % 10), units[unit]);

@@ -191,14 +191,22 @@ berth_unacknowledged(int fd, int *bytes)
 
 #ifdef BERTH_SYS_SIGNAL
 #include <signal.h>
+
+#ifdef __linux__
+#define BERTH_SYS_LINUX_SIGNAL_ROWS(ROW)                                                           \
+    ROW(sigtake, (const sigset_t *set, const struct timespec *timeout), (set, timeout),            \
+        sigtimedwait(set, NULL, timeout))
+#else
+#define BERTH_SYS_LINUX_SIGNAL_ROWS(ROW)
+#endif
+
 #define BERTH_SYS_SIGNAL_ROWS(ROW)                                                                 \
+    BERTH_SYS_LINUX_SIGNAL_ROWS(ROW)                                                               \
     ROW(sigaction, (int signo, const struct sigaction *action, struct sigaction *former),          \
         (signo, action, former), sigaction(signo, action, former))                                 \
     ROW(sigmask, (int how, const sigset_t *set, sigset_t *former), (how, set, former),             \
         -pthread_sigmask(how, set, former))                                                        \
-    ROW(sigpending, (sigset_t * set), (set), sigpending(set))                                      \
-    ROW(sigtake, (const sigset_t *set, const struct timespec *timeout), (set, timeout),            \
-        sigtimedwait(set, NULL, timeout))
+    ROW(sigpending, (sigset_t * set), (set), sigpending(set))
 #else
 #define BERTH_SYS_SIGNAL_ROWS(ROW)
 #endif

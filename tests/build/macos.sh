@@ -38,6 +38,7 @@ for source in "$top_srcdir"/lib/core/*.c "$top_srcdir"/lib/loop/*.c \
     *'*'*) ;; # nothing matched
     */engine_uring*.c | */poller_epoll.c) ;;                  # interfaces of Linux alone
     */loop/engine_ready.c | */loop/listen.c | */loop/loop.c) ;; # accept4(2), eventfd(2)
+    */loop/send_file.c) ;;                                      # sendfile(2), sigtimedwait(2)
     */loop/nested.c) ;;                                        # epoll(7), timerfd_create(2)
     */loop/connect_name.c | */loop/stream_pair.c) ;;            # SOCK_CLOEXEC, dup3(2), accept4(2)
     */loop/engine_ready_udp.c | */loop/udp.c) ;;                # recvmmsg(2), SOCK_CLOEXEC

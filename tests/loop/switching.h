@@ -101,7 +101,7 @@ static struct {
 static struct {
     uint64_t rounds, bytes, starved, enobufs, rearms, fairness_stops, pauses;
     uint64_t held, demotions, promotions;
-    uint64_t in_place; /**< sends that the kernel read in place */
+    uint64_t in_place;                       /**< sends that the kernel read in place */
     uint64_t lanes, lanes_left, lanes_moved; /**< opened; given up by one that lives; left behind */
     uint64_t timeouts_set, timeouts_cleared;
     uint64_t moves[RIG_ENGINES][RIG_ENGINES]; /**< from and to */

@@ -138,8 +138,8 @@ udp_again(struct berth_udp *udp, int reason)
 {
     ck_assert_int_eq(reason, -ECANCELED);
     end.udp_closes++;
-    end.result = berth_udp_open(berth_udp_loop(udp), "udp://127.0.0.1:0", &udp_handlers, NULL, NULL,
-                                NULL);
+    end.result =
+        berth_udp_open(berth_udp_loop(udp), "udp://127.0.0.1:0", &udp_handlers, NULL, NULL, NULL);
 }
 
 static void
