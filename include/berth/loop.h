@@ -320,9 +320,13 @@ BERTH_API BERTH_NODISCARD int berth_adopt(struct berth_loop *loop, int fd,
  * tries again after 64 MiB; where it cannot (unix: sockets) likewise. No more than
  * zerocopy_pinned_max is read so at a time, and 4 MiB or a quarter of that for one connection; what
  * is beyond is copied, never refused and never waited for.
- * A close waits for the kernel to be done with the memory, close_timeout_ms at most, then resets;
- * an abort waits for nothing. A socket with SO_ZEROCOPY set before it was adopted sends copies on
- * readiness engines: nobody knows how many sends the kernel has counted.
+ *
+ * A close waits until the kernel is done with the memory, as long as the peer acknowledges
+ * something every 100 s (or close_timeout_ms, if that is more); then it resets. While more than an
+ * eighth of conns_max, or of RLIMIT_NOFILE, are closing, it is every close_timeout_ms. When the
+ * loop is destroyed, or a drain's deadline has passed, the wait is 3 s at most. An abort waits for
+ * nothing. A socket with SO_ZEROCOPY set before it was adopted sends copies on readiness engines:
+ * nobody knows how many sends the kernel has counted.
  */
 
 /** Copies `length` bytes into the send queue (counted as sent_gather). */
@@ -387,9 +391,10 @@ BERTH_API size_t berth_conn_queued(const struct berth_conn *conn);
 BERTH_API int berth_conn_shutdown(struct berth_conn *conn);
 
 /**
- * Closes: no more data callbacks; what is queued is sent (for close_timeout_ms at most); then
- * `close` is called and the descriptor closed. Bytes of the peer that nobody has read make the
- * kernel end the connection with a reset. Returns 0, or -EALREADY.
+ * Closes: no more data callbacks; what is queued is sent (for close_timeout_ms at most), and what
+ * is read in place is waited for (see "sending"); then `close` is called and the descriptor closed.
+ * Bytes of the peer that nobody has read make the kernel end the connection with a reset. Returns
+ * 0, or -EALREADY.
  */
 BERTH_API int berth_conn_close(struct berth_conn *conn);
 

@@ -36,6 +36,9 @@
 /** Pieces of fewer bytes than this, on average, are quicker copied than looked up. */
 #define PIECE_BYTES_MIN 2048u
 
+/** One in so many places may be taken by peers that read nothing any more. */
+#define CROWD_SHARE 8
+
 /** Of all loops together. */
 static uint64_t process_pinned;
 
@@ -53,6 +56,16 @@ process_pinned_max(void)
     return limit.rlim_cur / 2 < PROCESS_PINNED_MAX ? limit.rlim_cur / 2 : PROCESS_PINNED_MAX;
 }
 
+/** Places are slots, and descriptors. */
+static uint32_t
+crowd(const struct berth_loop *loop)
+{
+    struct rlimit limit = {0, 0};
+    if (sys_getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur > loop->options.conns_max)
+        return loop->options.conns_max / CROWD_SHARE;
+    return (uint32_t)limit.rlim_cur / CROWD_SHARE;
+}
+
 void
 zerocopy_create(struct berth_loop *loop, const char *why)
 {
@@ -64,6 +77,7 @@ zerocopy_create(struct berth_loop *loop, const char *why)
         of->pinned_max / 4 < CONN_PINNED_MAX ? of->pinned_max / 4 : CONN_PINNED_MAX;
     of->insists = (loop->wishes.on & FEATURE_ZEROCOPY) != 0;
     of->why = why;
+    of->crowd = crowd(loop);
     if (loop->wishes.off & FEATURE_ZEROCOPY)
         of->why = loop->wishes.environment & FEATURE_ZEROCOPY ? "switched off by BERTH_FEATURES"
                                                               : "switched off by option";

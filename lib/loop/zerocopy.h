@@ -41,16 +41,17 @@ struct zerocopy_send {
 /** The sends of one connection: there is such a record only while there is such a send. */
 struct zerocopy {
     struct zerocopy *next; /**< among those in store, or those that are looked after */
-    uint64_t until_ms;  /**< the connection is closing: notifications are waited for until then */
-    int unacknowledged; /**< bytes, when that was last looked at; 0: not yet */
-    uint64_t home_ms;   /**< when they were asked for in earnest; 0: not yet */
-    uint32_t slot;      /**< 1 + index: in the list of those that are looked after; 0: not */
-    uint32_t spare;     /**< a node for what is taken in part */
-    uint32_t pinned;    /**< bytes, of all of them */
-    uint16_t count;     /**< of sends that are not ZEROCOPY_FREE */
-    uint8_t sending;    /**< 1 + the number of the one that is submitted; 0: none is */
-    uint8_t last;       /**< the number given out last: they go round */
-    int home;           /**< the connection was ended, and what it had to send dropped */
+    uint64_t until_ms;     /**< the connection is closing: it is left alone until then */
+    uint64_t moved_ms;     /**< when its peer was last seen to acknowledge something */
+    int unacknowledged;    /**< bytes, when that was last looked at; 0: not yet */
+    uint64_t home_ms;      /**< when they were asked for in earnest; 0: not yet */
+    uint32_t slot;         /**< 1 + index: in the list of those that are looked after; 0: not */
+    uint32_t spare;        /**< a node for what is taken in part */
+    uint32_t pinned;       /**< bytes, of all of them */
+    uint16_t count;        /**< of sends that are not ZEROCOPY_FREE */
+    uint8_t sending;       /**< 1 + the number of the one that is submitted; 0: none is */
+    uint8_t last;          /**< the number given out last: they go round */
+    int home;              /**< the connection was ended, and what it had to send dropped */
     struct zerocopy_send sends[ZEROCOPY_SENDS_MAX];
 };
 
@@ -60,6 +61,7 @@ struct zerocopy_loop {
     struct zerocopy *store;
     struct zerocopy *watched; /**< of connections that no event tells of */
     uint64_t watched_ms;      /**< when those were last looked after */
+    uint32_t crowd;           /**< so many may be closing before they have to hurry */
     int insists;              /**< goes on, though the kernel says that it copies */
     const char *why;          /**< nothing is read in place, because; NULL: it may be */
 };

@@ -21,6 +21,14 @@
 #define DESTROY_WAIT_MS 3000
 #define HOME_WAIT_MS 5000
 
+/**
+ * How long a peer may take nothing before it is given up: as long as Linux itself goes on for a
+ * socket that nobody has any more (8 retransmissions, the first after 200 ms). And how often that
+ * is looked at, at most.
+ */
+#define ORPHAN_MS 100000
+#define LOOK_MS 1000
+
 static struct conn_zerocopy *
 known(const struct berth_loop *loop, const struct berth_slot *slot)
 {
@@ -88,10 +96,8 @@ zerocopy_closing(struct berth_loop *loop, struct berth_slot *slot)
     const uint64_t now_ms = loop_time(loop);
     /* If it has waited for its queue already, then not as long again. */
     const uint64_t since_ms = slot->state & CONN_CLOSING_LISTED ? cold->closing_since_ms : now_ms;
-    uint64_t until_ms = since_ms + loop->options.close_timeout_ms;
-    if (loop->drain.state == DRAIN_OVER && until_ms > now_ms + DESTROY_WAIT_MS)
-        until_ms = now_ms + DESTROY_WAIT_MS;
-    cold->zerocopy.sends->until_ms = until_ms;
+    cold->zerocopy.sends->until_ms = since_ms + loop->options.close_timeout_ms;
+    cold->zerocopy.sends->moved_ms = since_ms;
     zerocopy_unwatch(loop, cold->zerocopy.sends);
 }
 
@@ -113,8 +119,17 @@ zerocopy_bring_home(struct berth_loop *loop, struct berth_slot *slot, int fd)
     loop->stats.syscalls++;
 }
 
+/** How long a peer may stall: less if so many are closing that others may find no place. */
+static uint64_t
+patience_ms(const struct berth_loop *loop)
+{
+    const uint64_t least_ms = loop->options.close_timeout_ms;
+    return loop->closing.count > loop->zerocopy.crowd || least_ms > ORPHAN_MS ? least_ms
+                                                                              : ORPHAN_MS;
+}
+
 /**
- * Whether to wait on: it is not time, or the peer has acknowledged something meanwhile. A copy
+ * Whether to wait on: it is not time, or the peer has acknowledged something not long ago. A copy
  * would be the kernel's to deliver, however slowly it is read; this must not be worse for that
  * peer.
  */
@@ -123,15 +138,17 @@ goes_on(struct berth_loop *loop, struct zerocopy *record, int fd, uint64_t now_m
 {
     int bytes = 0;
     const int told = sys_unacknowledged(fd, &bytes) == 0;
-    const int moved = told && bytes < record->unacknowledged;
     loop->stats.syscalls++;
+    if (told && bytes < record->unacknowledged)
+        record->moved_ms = now_ms;
     if (told)
         record->unacknowledged = bytes;
     if (now_ms < record->until_ms)
         return 1;
-    if (!moved || loop->drain.state == DRAIN_OVER || loop->options.close_timeout_ms == 0)
+    if (loop->drain.state == DRAIN_OVER || now_ms - record->moved_ms >= patience_ms(loop))
         return 0;
-    record->until_ms = now_ms + loop->options.close_timeout_ms;
+    const uint32_t again_ms = loop->options.close_timeout_ms;
+    record->until_ms = now_ms + (again_ms > LOOK_MS ? again_ms : LOOK_MS);
     return 1;
 }
 
@@ -141,6 +158,8 @@ zerocopy_closing_step(struct berth_loop *loop, struct berth_slot *slot, uint64_t
     if (!zerocopy_holds(loop, slot))
         return 0;
     struct zerocopy *record = known(loop, slot)->sends;
+    if (loop->drain.state == DRAIN_OVER && record->until_ms > now_ms + DESTROY_WAIT_MS)
+        record->until_ms = now_ms + DESTROY_WAIT_MS; /* it was given more before */
     if (!record->home && (now_ms >= record->until_ms || record->unacknowledged == 0)) {
         const int fd = descriptor_borrow(loop, slot);
         if (!goes_on(loop, record, fd, now_ms))

@@ -6,16 +6,10 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#include "loop/ends.h"
+#include "loop/stalled.h"
 
 #include <sys/un.h>
 #include <time.h>
-
-#define THRESHOLD 16384u
-
-/** More than a stopped reader's socket holds, and less than the sender's takes. */
-#define STALLED_BYTES (128u * 1024)
-#define BIG_SOCKET_BYTES (4 << 20)
 
 /** Sends after which a connection that is copied sends copies, and how much it copies then. */
 #define TRIES 8
@@ -27,34 +21,6 @@ milliseconds(void)
     struct timespec now;
     ck_assert_int_eq(clock_gettime(CLOCK_MONOTONIC, &now), 0);
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
-static struct berth_copies
-copies_of(const struct ends *ends)
-{
-    struct berth_copies copies;
-    berth_loop_copies_get(ends->rig.loop, &copies);
-    return copies;
-}
-
-/** `insists`: goes on in place though loopback copies. */
-static void
-prepare_in_place(struct ends *ends, const char *engine, int insists)
-{
-    prepare(ends, engine);
-    memset(&ways_wrapped, 0, sizeof(ways_wrapped));
-    ends->options.zerocopy_bytes = THRESHOLD;
-    ends->options.features = insists ? "+zerocopy" : NULL;
-}
-
-/** The server's socket takes much, whether or not somebody reads. */
-static void
-take_much(const struct ends *ends)
-{
-    const int bytes = BIG_SOCKET_BYTES;
-    const int fd = rig_conn_fd(the_conn(ends));
-    ck_assert_int_eq(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
-    ck_assert_int_eq(close(fd), 0);
 }
 
 /** The client reads all that was queued. */
@@ -76,33 +42,6 @@ send_one(struct ends *ends, size_t length)
     queue_wrapped(ends, 1, length);
     read_all(ends);
     RIG_UNTIL(&ends->rig, ways_wrapped.freed == ways_wrapped.made, TURNS);
-}
-
-/** Begins with a client that does not read, and much that the kernel has taken from us. */
-static void
-begin_stalled(struct ends *ends, const char *engine)
-{
-    prepare_in_place(ends, engine, 1);
-    ends->options.close_timeout_ms = 300;
-    begin(ends);
-    take_much(ends);
-    queue_wrapped(ends, 2, STALLED_BYTES);
-    RIG_UNTIL(&ends->rig, berth_conn_queued(the_conn(ends)) == 0, TURNS);
-    for (unsigned i = 0; i < 5; i++)
-        (void)rig_turn(&ends->rig, 1);
-    ck_assert_uint_lt(ways_wrapped.freed, ways_wrapped.made);
-}
-
-/** What the client still gets to read, and then: 0 at the end, or -errno. */
-static intptr_t
-read_what_is_left(struct ends *ends)
-{
-    intptr_t got;
-    do {
-        got = client_reads(ends, WAYS_BYTES_MAX);
-        (void)rig_turn(&ends->rig, 0);
-    } while (got > 0);
-    return got;
 }
 
 /* ---- bytes ---------------------------------------------------------------------------------- */
@@ -210,7 +149,7 @@ START_TEST(memory_is_kept_until_it_was_read)
 {
     RIG_ENGINE_OR_RETURN(engine);
     struct ends ends;
-    begin_stalled(&ends, engine);
+    begin_stalled(&ends, engine, 300);
     const struct berth_loop_stats stats = rig_stats(&ends.rig);
     ck_assert_uint_lt(stats.zerocopy_notifications, stats.zerocopy_sends);
     ck_assert_uint_eq(copies_of(&ends).sent, ends.queued);
@@ -257,7 +196,7 @@ START_TEST(abort_brings_all_home)
 {
     RIG_ENGINE_OR_RETURN(engine);
     struct ends ends;
-    begin_stalled(&ends, engine);
+    begin_stalled(&ends, engine, 300);
     ck_assert_int_eq(berth_conn_abort(the_conn(&ends)), 0);
     RIG_UNTIL(&ends.rig, ends.closes == 1, 20);
     ck_assert_uint_eq(ways_wrapped.freed, ways_wrapped.made);
@@ -271,86 +210,11 @@ START_TEST(abort_brings_all_home)
 }
 END_TEST
 
-START_TEST(close_waits_so_long)
-{
-    RIG_ENGINE_OR_RETURN(engine);
-    struct ends ends;
-    begin_stalled(&ends, engine);
-    const uint64_t begin_ms = milliseconds();
-    ck_assert_int_eq(berth_conn_close(the_conn(&ends)), 0);
-    for (unsigned i = 0; i < 10; i++)
-        (void)rig_turn(&ends.rig, 1);
-    if (milliseconds() - begin_ms < ends.options.close_timeout_ms) {
-        ck_assert_uint_eq(ends.closes, 0);
-        ck_assert_uint_lt(ways_wrapped.freed, ways_wrapped.made);
-    }
-    RIG_UNTIL(&ends.rig, ends.closes == 1, TURNS);
-    const uint64_t waited_ms = milliseconds() - begin_ms;
-    ck_assert_uint_ge(waited_ms, ends.options.close_timeout_ms);
-    ck_assert_msg(waited_ms < 3000 || test_is_slow(), "%u ms", (unsigned)waited_ms);
-    ck_assert_uint_eq(ways_wrapped.freed, ways_wrapped.made);
-    ck_assert_int_eq(read_what_is_left(&ends), -ECONNRESET);
-    end(&ends);
-}
-END_TEST
-
-START_TEST(close_delivers_to_one_who_reads)
-{
-    RIG_ENGINE_OR_RETURN(engine);
-    struct ends ends;
-    begin_stalled(&ends, engine);
-    ck_assert_int_eq(berth_conn_close(the_conn(&ends)), 0);
-    (void)rig_turn(&ends.rig, 0);
-    intptr_t got = -EAGAIN;
-    for (unsigned idle = 0; got != 0 && idle < TURNS; idle++) {
-        got = client_reads(&ends, 20000);
-        ck_assert_msg(got >= 0 || got == -EAGAIN, "read: %s", strerror((int)-got));
-        if (got > 0)
-            idle = 0;
-        (void)rig_turn(&ends.rig, got > 0 ? 0 : RIG_TURN_MS);
-    }
-    ck_assert_uint_eq(ends.read, ends.queued);
-    RIG_UNTIL(&ends.rig, ends.closes == 1, TURNS);
-    ck_assert_int_eq(ends.reason, 0);
-    ck_assert_uint_eq(ways_wrapped.freed, ways_wrapped.made);
-    end(&ends);
-}
-END_TEST
-
-START_TEST(close_waits_for_one_who_reads_slowly)
-{
-    RIG_ENGINE_OR_RETURN(engine);
-    struct ends ends;
-    begin_stalled(&ends, engine);
-    ck_assert_int_eq(berth_conn_close(the_conn(&ends)), 0);
-    const uint64_t begin_ms = milliseconds();
-    uint64_t next_ms = begin_ms;
-    intptr_t got = -EAGAIN;
-    /* Some 16 KiB each 60 ms: a second in all, three times close_timeout_ms. */
-    while (got != 0 && milliseconds() - begin_ms < 20000) {
-        (void)rig_turn(&ends.rig, RIG_TURN_MS);
-        if (milliseconds() < next_ms)
-            continue;
-        next_ms += 60;
-        for (size_t all = 0; all < 16384; all += (size_t)got) {
-            got = client_reads(&ends, 16384 - all);
-            ck_assert_msg(got >= 0 || got == -EAGAIN, "read: %s", strerror((int)-got));
-            if (got <= 0)
-                break;
-        }
-    }
-    ck_assert_int_eq(got, 0);
-    ck_assert_uint_eq(ends.read, ends.queued);
-    ck_assert_uint_ge(milliseconds() - begin_ms, 2 * ends.options.close_timeout_ms);
-    end(&ends);
-}
-END_TEST
-
 START_TEST(hung_up_on_both_sides_and_not_received_from)
 {
     RIG_ENGINE_OR_RETURN(engine);
     struct ends ends;
-    begin_stalled(&ends, engine);
+    begin_stalled(&ends, engine, 300);
     ck_assert_int_eq(berth_conn_credit(the_conn(&ends), 0), 0);
     ck_assert_int_eq(berth_conn_shutdown(the_conn(&ends)), 0);
     (void)rig_turn(&ends.rig, 1);
@@ -374,7 +238,7 @@ START_TEST(a_peer_that_vanishes)
 {
     RIG_ENGINE_OR_RETURN(engine);
     struct ends ends;
-    begin_stalled(&ends, engine);
+    begin_stalled(&ends, engine, 300);
     rig_reset(ends.client);
     RIG_UNTIL(&ends.rig, ends.closes == 1, TURNS);
     ck_assert_uint_eq(ways_wrapped.freed, ways_wrapped.made);
@@ -391,7 +255,7 @@ START_TEST(destroy_with_memory_being_read)
     RIG_ENGINE_OR_RETURN(engine);
     for (unsigned way = 0; way < 3; way++) {
         struct ends ends;
-        begin_stalled(&ends, engine);
+        begin_stalled(&ends, engine, 300);
         const uint64_t begin_ms = milliseconds();
         if (way == 1)
             ck_assert_int_eq(berth_conn_abort(the_conn(&ends)), 0);
@@ -532,9 +396,6 @@ main(void)
     RIG_ADD(suite, memory_is_kept_until_it_was_read);
     RIG_ADD(suite, a_stopped_reader_and_the_budget);
     RIG_ADD(suite, abort_brings_all_home);
-    RIG_ADD(suite, close_waits_so_long);
-    RIG_ADD(suite, close_delivers_to_one_who_reads);
-    RIG_ADD(suite, close_waits_for_one_who_reads_slowly);
     RIG_ADD(suite, hung_up_on_both_sides_and_not_received_from);
     RIG_ADD(suite, a_peer_that_vanishes);
     RIG_ADD(suite, destroy_with_memory_being_read);
