@@ -73,6 +73,12 @@ struct engine {
      */
     void (*send_recall)(struct berth_loop *loop, struct berth_slot *conn);
 
+    /**
+     * Learns at once which sends that are read in place the kernel is done with, where an event
+     * would tell of it later. NULL: each is an event of its own.
+     */
+    unsigned (*zerocopy_news)(struct berth_loop *loop, struct berth_slot *conn);
+
     /** Reports conn_connected when the descriptor is writable. */
     int (*connect_wait)(struct berth_loop *loop, struct berth_slot *conn);
 

@@ -539,7 +539,7 @@ ready_explain(const struct berth_loop *loop, char *text, size_t size)
         .turn = ready_turn, .watch = ready_update_interest, .accept_start = ready_accept_start,    \
         .accept_stop = ready_accept_stop, .receive_start = ready_receive_start,                    \
         .receive_stop = ready_receive_stop, .send = ready_send,                                    \
-        .connect_wait = ready_connect_wait, .cancel = ready_cancel, .forget = ready_forget,        \
+        .zerocopy_news = ready_zerocopy_news, .connect_wait = ready_connect_wait, .cancel = ready_cancel, .forget = ready_forget,        \
         .nest = ready_nest, .rest = ready_rest, .datagram_start = ready_datagram_start,            \
         .datagram_send = ready_datagram_send, .explain = ready_explain                             \
     }

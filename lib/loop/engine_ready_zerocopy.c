@@ -4,7 +4,8 @@
  * is done with, and whether it copied after all. The queue makes the socket look as if it had
  * failed, so it is read before anybody asks what is wrong.
  *
- * The invariant: the next number is known, or the socket is left alone.
+ * The invariants: the next number is known, or the socket is left alone; while something is under
+ * way the poller watches the socket, or it is looked after from time to time.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -58,6 +59,14 @@ ask_socket(struct berth_loop *loop, struct berth_slot *slot)
     return conn->flags & ZEROCOPY_OFF ? -EOPNOTSUPP : 0;
 }
 
+/** One that neither receives nor waits to send may not be in the set: then nothing would tell. */
+static void
+watch(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (!(slot->state & CONN_WATCHED) && ready_update_interest(loop, slot) != 0)
+        zerocopy_watch(loop, slot);
+}
+
 int
 ready_zerocopy_send(struct berth_loop *loop, struct berth_slot *slot, size_t *asked,
                     intptr_t *result)
@@ -89,6 +98,7 @@ ready_zerocopy_send(struct berth_loop *loop, struct berth_slot *slot, size_t *as
     zerocopy_submitted(loop, slot, &ask);
     conn->sends->sends[ask.send].number = conn->next_number++;
     zerocopy_taken(loop, slot, ask.send, (size_t)sent, 1);
+    watch(loop, slot);
     *asked = ask.bytes;
     *result = sent;
     return 1;

@@ -251,6 +251,15 @@ pages_left(const struct berth_loop *loop, const struct zerocopy *record)
     return (uint32_t)((conn < all ? conn : all) / PAGE_BYTES);
 }
 
+/** Whether there is not enough left for all of that, for want of the kernel's word. */
+static int
+is_short(const struct berth_loop *loop, const struct zerocopy *record,
+         const struct zerocopy_ask *ask)
+{
+    return record != NULL &&
+           (number_get(record) < 0 || ask->pinned / PAGE_BYTES > pages_left(loop, record));
+}
+
 /** Whether the queue begins with pieces that are worth it. */
 static int
 is_worth_it(const struct berth_loop *loop, const struct zerocopy_ask *ask)
@@ -269,6 +278,11 @@ zerocopy_begin(struct berth_loop *loop, struct berth_slot *slot, struct iovec *i
     describe(loop, slot, iov, count, UINT32_MAX, ask);
     if (!is_worth_it(loop, ask))
         return 0;
+    if (is_short(loop, conn->sends, ask) && loop->engine->zerocopy_news != NULL) {
+        (void)loop->engine->zerocopy_news(loop, slot);
+        if (!worth_trying(loop, conn)) /* as has just been learned */
+            return 0;
+    }
     struct zerocopy *record = record_get(loop, conn);
     if (record == NULL)
         return 0;
