@@ -336,13 +336,13 @@ drain_wake(struct berth_loop *loop)
 
 /** Error or hang-up while nobody is reading: find out which. */
 static void
-failed_unread(struct berth_loop *loop, struct berth_slot *slot)
+failed_unread(struct berth_loop *loop, struct berth_slot *slot, uint32_t events)
 {
     const int error = descriptor_error(loop, slot);
     if (error)
         conn_failed(loop, slot, error);
-    else
-        park(loop, slot);
+    else if (events & POLLER_HUNG_UP || slot->in_flight == 0)
+        park(loop, slot); /* else it was news that somebody has read before */
     if (BERTH_UNLIKELY(slot->in_flight > 0))
         zerocopy_watch(loop, slot);
 }
@@ -371,13 +371,15 @@ read_news(struct berth_loop *loop, struct berth_slot *slot, uint32_t events)
 static void
 dispatch_conn(struct berth_loop *loop, struct berth_slot *slot, uint32_t events)
 {
-    if (BERTH_UNLIKELY(events & POLLER_FAILED) && slot->in_flight > 0)
+    /* Others may have left news there, too, which would be reported until somebody reads it. */
+    if (BERTH_UNLIKELY(events & POLLER_FAILED) &&
+        (slot->in_flight > 0 || !(events & POLLER_HUNG_UP)))
         events = read_news(loop, slot, events);
     if (events & (POLLER_READABLE | POLLER_FINISHED | POLLER_FAILED) &&
         slot->state & CONN_RECEIVING)
         receive(loop, slot, (events & (POLLER_FINISHED | POLLER_FAILED)) != 0);
     else if (events & POLLER_FAILED && !(slot->state & (CONN_WRITABLE | CONN_CONNECTING)))
-        failed_unread(loop, slot);
+        failed_unread(loop, slot, events);
     if (events & (POLLER_WRITABLE | POLLER_FAILED) && slot->state & CONN_WRITABLE)
         writable(loop, slot);
     conn_after_event(loop, slot);
@@ -432,7 +434,8 @@ ready_cancel(struct berth_loop *loop, struct berth_slot *slot)
         if (slot->state & CONN_WATCHED)
             (void)ready_update_interest(loop, slot);
     }
-    (void)ready_zerocopy_news(loop, slot);
+    if (zerocopy_holds(loop, slot))
+        (void)ready_zerocopy_news(loop, slot);
 }
 
 /** Before the descriptor is closed: a duplicate elsewhere would keep the registration alive. */

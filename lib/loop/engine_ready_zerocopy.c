@@ -29,8 +29,9 @@ struct news {
     uint32_t first, last;
 };
 
-/** Messages of the error queue that are read at a time: each tells of many calls. */
-#define NEWS_MAX 64
+/** Messages of the error queue that are read at a time; ours are 16 at most, others may have more.
+ */
+#define NEWS_MAX 1024
 
 /** Leases sent by one system call. */
 #define SEND_IOVECS_MAX 32
@@ -139,16 +140,18 @@ unsigned
 ready_zerocopy_news(struct berth_loop *loop, struct berth_slot *slot)
 {
     unsigned count = 0;
-    while (count < NEWS_MAX && zerocopy_holds(loop, slot)) {
+    while (count < NEWS_MAX) {
         _Alignas(struct cmsghdr) char control[256];
         struct msghdr message;
         memset(&message, 0, sizeof(message));
         message.msg_control = control;
         message.msg_controllen = sizeof(control);
         loop->stats.syscalls++;
-        if (sys_recvmsg(berth_slot_fd(slot), &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
-            break;
-        read_message(loop, slot, &message);
+        if (sys_recvmsg(berth_slot_fd(slot), &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0 ||
+            !(message.msg_flags & MSG_ERRQUEUE))
+            break; /* sockets that have no such queue do not say so */
+        if (zerocopy_holds(loop, slot))
+            read_message(loop, slot, &message);
         count++;
     }
     /* It may have been all that kept the connection from leaving. */

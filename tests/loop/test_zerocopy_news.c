@@ -59,6 +59,7 @@ deliver(struct msghdr *message)
     told->ee_info = news.ranges[news.next].first;
     told->ee_data = news.ranges[news.next].last;
     message->msg_controllen = CMSG_SPACE(sizeof(*told));
+    message->msg_flags = MSG_ERRQUEUE;
     news.next++;
     news.deliver--;
     return 0;
