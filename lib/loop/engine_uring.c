@@ -154,12 +154,13 @@ uring_send(struct berth_loop *loop, struct berth_slot *slot)
 static void
 on_send(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
 {
-    (void)berth_slot_end(slot);
-    slot->state &= ~(uint32_t)CONN_SENDING;
-    if (BERTH_UNLIKELY(queue_head(loop, slot)->in_flight == 0)) { /* no send, but a poll request */
-        uring_on_file_poll(loop, slot, result);
+    const unsigned nodes = queue_head(loop, slot)->in_flight;
+    if (BERTH_UNLIKELY(nodes - 1 >= SEND_IN_PLACE - 1)) { /* none, or not by this operation */
+        uring_on_other_send(loop, slot, result, nodes);
         return;
     }
+    (void)berth_slot_end(slot);
+    slot->state &= ~(uint32_t)CONN_SENDING;
     send_end(loop, slot, result > 0 ? (size_t)result : 0);
     /* -ECANCELED: recalled, and nothing had been taken. */
     if (BERTH_UNLIKELY(result <= 0) && result != -EINTR && result != -EAGAIN &&

@@ -233,9 +233,12 @@ void uring_operation_ended(struct berth_slot *slot);
 /** send, from a queue for which send_file_is_next. Always 1. */
 BERTH_COLD int uring_send_file(struct berth_loop *loop, struct berth_slot *slot);
 
-/** A send's completion, when none was in flight. */
-BERTH_COLD void uring_on_file_poll(struct berth_loop *loop, struct berth_slot *slot,
-                                   int32_t result);
+/**
+ * A send's completion, when there was none: nodes (in_flight of the queue's head) is 0, and it is a
+ * poll request's; or has SEND_IN_PLACE, and nobody asked for it.
+ */
+BERTH_COLD void uring_on_other_send(struct berth_loop *loop, struct berth_slot *slot,
+                                    int32_t result, unsigned nodes);
 
 /* ---- receiving: engine_uring_receive.c ------------------------------------------------------- */
 

@@ -26,8 +26,15 @@ uring_send_file(struct berth_loop *loop, struct berth_slot *slot)
 }
 
 void
-uring_on_file_poll(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
+uring_on_other_send(struct berth_loop *loop, struct berth_slot *slot, int32_t result,
+                    unsigned nodes)
 {
+    if (nodes != 0) { /* what is sent completes as something else: nobody asked for this */
+        loop->stats.stale++;
+        return;
+    }
+    (void)berth_slot_end(slot);
+    slot->state &= ~(uint32_t)CONN_SENDING;
     if (result < 0 && result != -ECANCELED)
         conn_failed(loop, slot, result);
     slot->state |= CONN_TODO;

@@ -20,9 +20,12 @@ struct send_node {
     uint32_t tail;      /**< head only: the last node */
     uint32_t bytes;     /**< head only: of the whole queue */
     uint16_t room;      /**< bytes free behind the lease, in a buffer that is the queue's alone */
-    uint16_t in_flight; /**< head only: nodes the kernel is reading */
+    uint16_t in_flight; /**< head only: nodes the kernel is reading; and SEND_IN_PLACE */
 };
 BERTH_STATIC_ASSERT(sizeof(struct send_node) == 32, "two to a cache line");
+
+/** Beside that count: they are read in place, and have an operation of their own. */
+#define SEND_IN_PLACE 0x8000u
 
 struct send_nodes {
     struct send_node *at;

@@ -306,6 +306,7 @@ zerocopy_begin(struct berth_loop *loop, struct berth_slot *slot, struct iovec *i
     record->sends[number] =
         (struct zerocopy_send){.pinned = ask->pinned, .state = ZEROCOPY_SUBMITTED};
     send_begin(loop, slot, ask->count);
+    queue_head(loop, slot)->in_flight |= SEND_IN_PLACE;
     return 1;
 }
 
@@ -335,7 +336,7 @@ land_rest(struct berth_loop *loop, struct berth_slot *slot, size_t taken)
 {
     struct send_node *head = queue_head(loop, slot);
     uint32_t at = slot->buffer;
-    for (unsigned i = head->in_flight; i > 0; i--) {
+    for (unsigned i = head->in_flight & ~SEND_IN_PLACE; i > 0; i--) {
         const struct send_node *node = &loop->nodes.at[at];
         if (taken == 0)
             (void)berth_lease_send_end(loop->pool, node->lease);

@@ -4,6 +4,7 @@
  *
  *   late, and in any order                              notifications_in_any_order
  *   before the bytes were taken                         notification_before_the_bytes
+ *   of another operation                                another_operation_than_was_asked_for
  *   none, as there was no F_MORE                        bytes_without_more
  *   none, though there was                              never_a_notification
  *   twice, or for nobody                                notifications_for_nobody
@@ -200,6 +201,30 @@ START_TEST(notifications_for_nobody)
 }
 END_TEST
 
+START_TEST(another_operation_than_was_asked_for)
+{
+    URING_OR_RETURN();
+    struct ends ends;
+    begin_own(&ends, 1);
+    between.lax = 1;
+    own.bytes = HOLD;
+    const unsigned i = piece_through(&ends);
+    RIG_UNTIL(&ends.rig, own.held_count == 1, TURNS);
+    const uint64_t stale = rig_stats(&ends.rig).stale;
+    /* An ordinary send's, though none was made. */
+    const struct berth_slot *slot = (const struct berth_slot *)(const void *)the_conn(&ends);
+    between_post(berth_slot_token(slot, 4), PIECE_BYTES, 0);
+    (void)rig_turn(&ends.rig, 0);
+    ck_assert_uint_eq(rig_stats(&ends.rig).stale, stale + 1);
+    ck_assert_uint_eq(berth_conn_queued(the_conn(&ends)), PIECE_BYTES);
+    ck_assert_int_eq(pieces.freed[i], 0);
+    let_go(&ends, 0);
+    own.bytes = PASS;
+    (void)piece_through(&ends);
+    end_own(&ends);
+}
+END_TEST
+
 START_TEST(never_a_notification)
 {
     URING_OR_RETURN();
@@ -338,6 +363,7 @@ main(void)
     RIG_ADD_COUNTED(suite, notification_before_the_bytes, 1);
     RIG_ADD_COUNTED(suite, bytes_without_more, 1);
     RIG_ADD_COUNTED(suite, notifications_for_nobody, 1);
+    RIG_ADD_COUNTED(suite, another_operation_than_was_asked_for, 1);
     RIG_ADD_COUNTED(suite, never_a_notification, 1);
     RIG_ADD_COUNTED(suite, refusals_are_copied, 5);
     RIG_ADD_COUNTED(suite, other_errors_end_the_connection, 1);
