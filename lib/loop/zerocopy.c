@@ -275,7 +275,9 @@ zerocopy_begin(struct berth_loop *loop, struct berth_slot *slot, struct iovec *i
     struct conn_zerocopy *conn = known(loop, slot);
     if (!worth_trying(loop, conn))
         return 0;
-    describe(loop, slot, iov, count, UINT32_MAX, ask);
+    /* No more than may be pinned at all: it could not be counted in 32 bits. */
+    const uint32_t most = (uint32_t)(loop->zerocopy.conn_pinned_max / PAGE_BYTES);
+    describe(loop, slot, iov, count, most, ask);
     if (!is_worth_it(loop, ask))
         return 0;
     if (is_short(loop, conn->sends, ask) && loop->engine->zerocopy_news != NULL) {
@@ -379,6 +381,19 @@ move_taken(struct berth_loop *loop, struct berth_slot *slot, struct zerocopy *re
     }
 }
 
+/** What was not taken is not pinned. */
+static void
+unpin_rest(struct berth_loop *loop, struct zerocopy *record, struct zerocopy_send *send)
+{
+    uint32_t pinned = 0;
+    for (uint32_t at = send->nodes; at != 0; at = loop->nodes.at[at].next)
+        pinned += pages_of(loop->nodes.at[at].lease.length) * PAGE_BYTES;
+    if (pinned < send->pinned) {
+        unpin(loop, record, send->pinned - pinned);
+        send->pinned = pinned;
+    }
+}
+
 void
 zerocopy_submitted(struct berth_loop *loop, struct berth_slot *slot, const struct zerocopy_ask *ask)
 {
@@ -411,6 +426,7 @@ zerocopy_taken(struct berth_loop *loop, struct berth_slot *slot, unsigned number
         loop->stats.zerocopy_sends++;
         send_account_zerocopy(loop, slot, bytes);
         move_taken(loop, slot, record, send, bytes);
+        unpin_rest(loop, record, send);
     }
     if (more && !early)
         return;
