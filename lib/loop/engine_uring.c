@@ -152,11 +152,11 @@ uring_send(struct berth_loop *loop, struct berth_slot *slot)
 }
 
 static void
-on_send(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
+on_send(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint32_t flags)
 {
     const unsigned nodes = queue_head(loop, slot)->in_flight;
     if (BERTH_UNLIKELY(nodes - 1 >= SEND_IN_PLACE - 1)) { /* none, or not by this operation */
-        uring_on_other_send(loop, slot, result, nodes);
+        uring_on_other_send(loop, slot, result, nodes, !(flags & IORING_CQE_F_MORE));
         return;
     }
     (void)berth_slot_end(slot);
@@ -375,7 +375,7 @@ dispatch(struct berth_loop *loop, const struct io_uring_cqe *completion)
         uring_on_receive(loop, slot, completion);
         break;
     case OP_SEND:
-        on_send(loop, slot, result);
+        on_send(loop, slot, result, flags);
         break;
     case OP_ACCEPT:
         on_accept(loop, slot, result, flags);

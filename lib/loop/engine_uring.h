@@ -235,10 +235,10 @@ BERTH_COLD int uring_send_file(struct berth_loop *loop, struct berth_slot *slot)
 
 /**
  * A send's completion, when there was none: nodes (in_flight of the queue's head) is 0, and it is a
- * poll request's; or has SEND_IN_PLACE, and nobody asked for it.
+ * poll request's (`ended`: its last); or has SEND_IN_PLACE, and nobody asked for it.
  */
 BERTH_COLD void uring_on_other_send(struct berth_loop *loop, struct berth_slot *slot,
-                                    int32_t result, unsigned nodes);
+                                    int32_t result, unsigned nodes, int ended);
 
 /* ---- receiving: engine_uring_receive.c ------------------------------------------------------- */
 

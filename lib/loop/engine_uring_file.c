@@ -2,15 +2,39 @@
  * Files on io_uring: sent by system calls, as the ring would have a thread of its own wait for the
  * disk and the socket; only to learn that the socket has room again a poll request is posted.
  *
- * The invariant: while it is posted CONN_SENDING is set, as for a send, and nothing of the queue is
- * in flight, as for no send. It has a send's token, and is cancelled like one.
+ * Every poll request of io_uring waits for POLLRDHUP too, whether it was asked for or not. When the
+ * peer has finished sending that is true for good, and a single one would end at once, again and
+ * again, for as long as the socket is full. Then a multishot one is posted, which tells it once and
+ * later only what is new, and is cancelled when there is room.
+ *
+ * The invariant: while one is posted CONN_SENDING is set, as for a send, and nothing of the queue
+ * is in flight, as for no send. It has a send's token, and is cancelled like one.
  *
  * SPDX-License-Identifier: MIT
  */
 #define BERTH_SYS_URING
 #include "loop/engine_uring.h"
 
+#include <poll.h>
+
 #include "loop/send.h"
+
+/** Waits for room in the socket. 0 or -EAGAIN. */
+static int
+post_poll(struct berth_loop *loop, struct berth_slot *slot, int multishot)
+{
+    struct io_uring_sqe *submission = uring_begin_operation(loop, slot);
+    if (submission == NULL)
+        return -EAGAIN;
+    if (multishot)
+        io_uring_prep_poll_multishot(submission, berth_slot_fd(slot), POLLOUT);
+    else
+        io_uring_prep_poll_add(submission, berth_slot_fd(slot), POLLOUT);
+    uring_set_file(uring_state(loop), submission, slot);
+    uring_set_token(submission, slot, OP_SEND);
+    slot->state |= CONN_SENDING;
+    return 0;
+}
 
 int
 uring_send_file(struct berth_loop *loop, struct berth_slot *slot)
@@ -18,25 +42,32 @@ uring_send_file(struct berth_loop *loop, struct berth_slot *slot)
     const enum send_file_result result = send_file_now(loop, slot);
     if (result == SEND_FILE_REST)
         return 1;
-    if (result == SEND_FILE_FULL && uring_poll_writable(loop, slot, OP_SEND) == 0)
-        slot->state |= CONN_SENDING;
-    else
+    if (result != SEND_FILE_FULL || post_poll(loop, slot, (slot->state & CONN_EOF) != 0) != 0)
         conn_todo(loop, slot);
     return 1;
 }
 
 void
 uring_on_other_send(struct berth_loop *loop, struct berth_slot *slot, int32_t result,
-                    unsigned nodes)
+                    unsigned nodes, int ended)
 {
+    const int writable = result > 0 && result & (POLLOUT | POLLERR | POLLHUP);
     if (nodes != 0) { /* what is sent completes as something else: nobody asked for this */
         loop->stats.stale++;
         return;
     }
+    if (!ended) {
+        if (writable)
+            uring_send_recall(loop, slot);
+        return;
+    }
     (void)berth_slot_end(slot);
     slot->state &= ~(uint32_t)CONN_SENDING;
-    if (result < 0 && result != -ECANCELED)
-        conn_failed(loop, slot, result);
     slot->state |= CONN_TODO;
     loop->current = slot;
+    if (result < 0 && result != -ECANCELED)
+        conn_failed(loop, slot, result);
+    else if (result > 0 && !writable && !(slot->flags & BERTH_SLOT_CLOSING))
+        (void)post_poll(loop, slot,
+                        1); /* refused: it is tried again, as there is something to do */
 }

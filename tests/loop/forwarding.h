@@ -217,6 +217,7 @@ prepare(struct forwarding *all, const char *engine, unsigned splice)
     rig_options(&all->options, engine, NULL);
     all->options.send_high_bytes = 128 * 1024;
     all->options.send_low_bytes = 32 * 1024;
+    all->options.close_timeout_ms = 60000; /* readers here may rest longer than the usual 5 s */
     all->options.conn_stats = 1;
 }
 

@@ -28,7 +28,9 @@ step(struct forwarding *all, unsigned from, unsigned to, size_t total, int reads
     if (reads) {
         const intptr_t got = client_reads(all, to, from, ways_length(&all->random, 65536));
         moved += got > 0 ? (size_t)got : 0;
-        ck_assert_msg(got >= 0 || got == -EAGAIN, "read: %s", strerror((int)-got));
+        ck_assert_msg(got >= 0 || got == -EAGAIN, "%u: %s after %zu bytes, %u closes, %d", to,
+                      strerror((int)-got), all->sides[to].read, all->sides[to].closes,
+                      all->sides[to].reason);
     }
     return moved;
 }
@@ -63,7 +65,9 @@ both_ways(const char *engine, unsigned splice, const struct berth_handlers *hand
             ck_assert_uint_le(on_the_way(&all, 1, 0), ON_THE_WAY_MAX);
         }
     }
-    ck_assert(all_is_over(&all, total));
+    ck_assert_msg(all_is_over(&all, total), "%zu and %zu of %zu read, %u and %u closes, %d and %d",
+                  all.sides[0].read, all.sides[1].read, total, all.sides[0].closes,
+                  all.sides[1].closes, all.sides[0].reason, all.sides[1].reason);
     ck_assert_int_eq(all.sides[0].reason, 0);
     ck_assert_int_eq(all.sides[1].reason, 0);
     ck_assert_uint_eq(all.sides[0].received + all.sides[1].received, 0);

@@ -221,6 +221,27 @@ START_TEST(others_have_their_turn)
 }
 END_TEST
 
+/** A peer that has finished sending, and does not read: nobody is woken for it again and again. */
+START_TEST(half_closed_peer_does_not_read)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    start(&ends, engine);
+    const int fd = make_file(2 << 20);
+    ck_assert_int_eq(shutdown(ends.client, SHUT_WR), 0);
+    RIG_UNTIL(&ends.rig, ends.eofs == 1, TURNS);
+    send_part(&ends, fd, 2 << 20);
+    for (unsigned quiet = 0, turns = 0; quiet < 5; turns++) {
+        ck_assert_uint_lt(turns, TURNS);
+        quiet = rig_turn(&ends.rig, 20) > 0 ? 0 : quiet + 1;
+    }
+    ck_assert_uint_gt(berth_conn_queued(the_conn(&ends)), 0);
+    read_queued(&ends);
+    ck_assert_uint_eq(rig_stats(&ends.rig).sent_bytes, 2 << 20);
+    finish(&ends, fd);
+}
+END_TEST
+
 /* ---- ends ----------------------------------------------------------------------------------- */
 
 START_TEST(abort_in_the_middle)
@@ -327,6 +348,7 @@ main(void)
     RIG_ADD(suite, marks_and_drained);
     RIG_ADD(suite, beyond_four_gigabytes);
     RIG_ADD(suite, others_have_their_turn);
+    RIG_ADD(suite, half_closed_peer_does_not_read);
     RIG_ADD(suite, abort_in_the_middle);
     RIG_ADD(suite, peer_goes_in_the_middle);
     RIG_ADD(suite, loop_is_destroyed);
