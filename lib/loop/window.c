@@ -60,6 +60,8 @@ struct windows {
     size_t chunks;      /**< taken */
     uint32_t open;      /**< the window being filled, or NONE */
     size_t dirty_bytes; /**< of windows in `dirty` */
+    size_t held;        /**< parts that somebody holds, of all windows */
+    int closed;         /**< the loop is gone: who releases the last part frees all this */
     uint64_t free[WORDS];
     uint64_t dirty[WORDS]; /**< full, and nobody holds any of it */
     uint64_t owned[CHUNK_WORDS];
@@ -272,26 +274,32 @@ windows_create(struct windows **result, size_t bytes_max, const char **why)
     return 0;
 }
 
-void
-windows_destroy(struct windows *windows)
+/** Gives back each chunk of which nothing is mapped. */
+static void
+give_chunks(struct windows *windows)
 {
-    if (windows == NULL)
-        return;
-    (void)windows_unmap(windows);
-    int held = 0;
     for (uint32_t chunk = 0; chunk < CHUNKS_MAX; chunk++) {
-        if (!(windows->owned[chunk / WORD_BITS] >> chunk % WORD_BITS & 1))
+        uint64_t *word = &windows->owned[chunk / WORD_BITS];
+        const uint64_t bit = UINT64_C(1) << chunk % WORD_BITS;
+        uint32_t mapped = 0;
+        if (!(*word & bit))
             continue;
-        int mapped = 0;
-        for (uint32_t i = 0; i < WINDOWS_PER_CHUNK; i++) {
-            const struct window *window = &windows->at[chunk * WINDOWS_PER_CHUNK + i];
-            mapped |= window->used != 0;
-            held |= window->holders != 0;
-        }
-        if (!mapped)
-            chunk_give(windows->arena, chunk);
+        for (uint32_t i = 0; i < WINDOWS_PER_CHUNK; i++)
+            mapped |= windows->at[chunk * WINDOWS_PER_CHUNK + i].used;
+        if (mapped)
+            continue;
+        *word &= ~bit;
+        chunk_give(windows->arena, chunk);
     }
-    if (!held)
+}
+
+/** No loop is left that would unmap anything later. */
+static void
+give_back(struct windows *windows)
+{
+    (void)windows_unmap(windows);
+    give_chunks(windows);
+    if (windows->held == 0)
         free(windows); /* or whoever holds a part still refers to it */
 }
 
@@ -311,6 +319,18 @@ window_seal(struct windows *windows)
         windows->dirty_bytes += window->used;
     }
     windows->open = NONE;
+}
+
+void
+windows_destroy(struct windows *windows)
+{
+    if (windows == NULL)
+        return;
+    if (windows->open != NONE && windows->at[windows->open].used > 0)
+        window_seal(windows);
+    windows->open = NONE;
+    windows->closed = 1;
+    give_back(windows);
 }
 
 /** Another chunk, if there is one. */
@@ -369,6 +389,7 @@ void
 windows_hold(struct windows *windows)
 {
     windows->at[windows->open].holders++;
+    windows->held++;
 }
 
 void
@@ -385,11 +406,14 @@ windows_release(void *part, size_t length, void *context)
     const uint32_t index = (uint32_t)(offset / WINDOW_BYTES);
     struct window *window = &windows->at[index];
     (void)length;
-    BERTH_ASSERT(window->holders > 0);
+    BERTH_ASSERT(window->holders > 0 && windows->held > 0);
+    windows->held--;
     if (--window->holders > 0 || index == windows->open)
         return;
     set_add(windows->dirty, index);
     windows->dirty_bytes += window->used;
+    if (BERTH_UNLIKELY(windows->closed))
+        give_back(windows);
 }
 
 /** The window being filled, if nobody holds any of it. */

@@ -32,7 +32,7 @@ struct windows;
  */
 int windows_create(struct windows **windows, size_t bytes_max, const char **why);
 
-/** Gives everything back that nobody holds. NULL is allowed. */
+/** Gives everything back: what somebody holds, when it is released. NULL is allowed. */
 void windows_destroy(struct windows *windows);
 
 /** Where the next pages can be mapped, with room for at least 64 KiB: 0; -ENOBUFS: nowhere now. */

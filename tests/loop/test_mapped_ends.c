@@ -185,6 +185,32 @@ START_TEST(loops_come_and_go)
 }
 END_TEST
 
+/** The loop goes while a lease is held: it keeps its bytes, and its windows come back with it. */
+START_TEST(a_lease_outlives_the_loop)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    /* Were a chunk lost each time, none would be left. */
+    for (unsigned i = 0; i <= WINDOWS_BYTES_MAX / WINDOW_CHUNK_BYTES; i++) {
+        if (!begin(engine, SEGMENT_PAGES, 1))
+            return;
+        w.keep = 2;
+        pass(200000);
+        ck_assert_uint_eq(w.kept_count, 2);
+        ck_assert_uint_gt(copies().received_mapped, 0);
+        struct berth_pool *pool = berth_loop_pool(w.rig.loop);
+        rig_close_all(&w.rig, &w.client, 1);
+        RIG_UNTIL(&w.rig, berth_loop_conns(w.rig.loop) == 0, TURNS);
+        rig_end(&w.rig);
+        for (unsigned k = 0; k < 2; k++)
+            ck_assert(is_sequence(w.kept[k].data, w.kept[k].position, w.kept[k].lease.length));
+        for (unsigned k = 0; k < 2; k++)
+            ck_assert_int_eq(berth_release(pool, w.kept[k].lease), 0);
+        ck_assert(faults_at(w.kept[0].data)); /* though no loop turns any more */
+        ck_assert_int_eq(berth_pool_destroy(pool), 0);
+    }
+}
+END_TEST
+
 /* ---- refusals ------------------------------------------------------------------------------- */
 
 /** What the stand-in of getsockopt(2) answers to requests for mapping; 0: what the kernel does. */
@@ -389,6 +415,7 @@ main(void)
     RIG_ADD(suite, mapped_spans_are_read_only);
     RIG_ADD(suite, another_thread_may_release);
     RIG_ADD(suite, loops_come_and_go);
+    RIG_ADD(suite, a_lease_outlives_the_loop);
     RIG_ADD(suite, a_kernel_that_maps_nothing_is_left_alone);
     RIG_ADD(suite, no_windows_is_told);
     RIG_ADD(suite, a_smaller_mapping_will_do);
