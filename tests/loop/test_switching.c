@@ -32,6 +32,14 @@ end_of(struct berth_conn *conn)
     return end;
 }
 
+/** Of two connections to two loops the kernel may give both the same port. */
+static int
+is_awaited(const struct end *end, const struct berth_conn *conn)
+{
+    return end->at != LOOPS && berth_conn_loop(conn) == w.rigs[end->at].loop && !end->opened &&
+           end->hops == 0;
+}
+
 /** An accepted one is recognised by its peer's name; the others bring their end along, and those
  *  that have moved their payload as well. */
 static int
@@ -42,7 +50,7 @@ on_open(struct berth_conn *conn, void *ctx)
     if (end == NULL)
         MUST(berth_conn_peer(conn, peer, sizeof(peer)) == 0);
     for (unsigned i = 0; end == NULL && i < w.links; i++)
-        if (strcmp(w.ends[i][1].name, peer) == 0)
+        if (strcmp(w.ends[i][1].name, peer) == 0 && is_awaited(&w.ends[i][0], conn))
             end = &w.ends[i][0];
     MUST(end != NULL && !end->opened && !end->closed && !end->leaving);
     struct baggage *baggage = baggage_of(conn);
