@@ -188,8 +188,13 @@ call_guarded(struct berth_loop *loop, const struct send_file *file, int to, size
     if (sigismember(&former, SIGPIPE) == 1)
         (void)sys_sigpending(&pending); /* then one that pends already is not ours to take */
     const intptr_t sent = move(file, to, bytes);
-    if (sent == -EPIPE && sigismember(&pending, SIGPIPE) != 1)
+    /* What was cut short may have met a reset after its first pages: they are counted, and the
+     * signal has been sent all the same. */
+    const int cut_short = sent == -EPIPE || (sent > 0 && (size_t)sent < bytes);
+    if (cut_short && sigismember(&pending, SIGPIPE) != 1) {
         (void)sys_sigtake(&pipe_only, &no_time);
+        loop->stats.syscalls++;
+    }
     (void)sys_sigmask(SIG_SETMASK, &former, NULL);
     return sent;
 }

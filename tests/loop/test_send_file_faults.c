@@ -222,6 +222,30 @@ START_TEST(no_sigpipe)
 }
 END_TEST
 
+/** Nor when the first pages are sent: it is they that the peer answers with a reset. */
+START_TEST(no_sigpipe_after_the_first_pages)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    const int large = 4 << 20;
+    start(&ends, engine);
+    const int fd = make_file(1 << 20);
+    (void)signal(SIGPIPE, SIG_DFL);
+    const int socket = rig_conn_fd(the_conn(&ends));
+    ck_assert_int_eq(setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &large, sizeof(large)), 0);
+    ck_assert_int_eq(close(socket), 0);
+    ck_assert_int_eq(close(ends.client), 0);
+    RIG_UNTIL(&ends.rig, ends.eofs == 1, TURNS);
+    ck_assert_int_eq(berth_send_file(the_conn(&ends), copy_of(fd), 0, 1 << 20), 0);
+    RIG_UNTIL(&ends.rig, ends.closes == 1, TURNS);
+    ck_assert_msg(ends.reason == -EPIPE || ends.reason == -ECONNRESET, "%d", ends.reason);
+    ck_assert_uint_gt(rig_stats(&ends.rig).sent_bytes, 0);
+    ck_assert_int_eq(close(fd), 0);
+    RIG_UNTIL(&ends.rig, berth_loop_conns(ends.rig.loop) == 0, TURNS);
+    ways_end(&ends.rig);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -233,5 +257,6 @@ main(void)
     RIG_ADD(suite, no_buffer_to_copy_into);
     RIG_ADD(suite, out_of_descriptors);
     RIG_ADD(suite, no_sigpipe);
+    RIG_ADD(suite, no_sigpipe_after_the_first_pages);
     return test_run(suite);
 }
