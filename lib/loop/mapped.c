@@ -66,7 +66,7 @@ mapper_get(struct berth_loop *loop)
     struct mapper *mapper = loop->mapper;
     if (mapper == NULL)
         return -ENOMEM;
-    if (mapper->windows == NULL && (mapper->error == 0 || mapper->error == -EAGAIN))
+    if (mapper->windows == NULL && mapper->error == 0)
         mapper->error = windows_create(&mapper->windows, loop->options.map_bytes_max, &mapper->why);
     return mapper->error;
 }

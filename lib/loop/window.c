@@ -35,18 +35,19 @@
 
 #define NONE UINT32_MAX
 
-/** The mapping of a process. */
+/** The mapping of a process, or that it cannot be had. */
 struct arena {
-    uint32_t state; /**< atomic; the last word written */
     int error;
     const char *why;
-    unsigned char *base;
-    size_t bytes;
+    void *mapping;
+    size_t mapping_bytes;
+    unsigned char *base;         /**< where the first chunk begins in it */
+    size_t bytes;                /**< of all chunks */
     uint64_t taken[CHUNK_WORDS]; /**< atomic: chunks that a loop has */
 };
-enum arena_state { ARENA_NONE, ARENA_MAKING, ARENA_READY, ARENA_REFUSED };
 
-static struct arena *the_arena; /**< atomic; made once, and kept */
+/** A page that is zero in a child; made once, and kept. Atomic, and so is what it holds. */
+static struct arena **the_arena;
 
 struct window {
     uint32_t holders; /**< parts that somebody holds */
@@ -99,6 +100,8 @@ arena_map(struct arena *arena, size_t bytes)
     }
     (void)sys_name_memory((const void *)mapped, bytes + WINDOW_CHUNK_BYTES, "berth-windows");
     const uintptr_t align = WINDOW_CHUNK_BYTES - 1;
+    arena->mapping = (void *)mapped;
+    arena->mapping_bytes = bytes + WINDOW_CHUNK_BYTES;
     arena->base = (unsigned char *)(((uintptr_t)mapped + align) & ~align);
     arena->bytes = bytes;
     return 0;
@@ -118,21 +121,26 @@ arena_make(struct arena *arena)
     return error;
 }
 
-/** Memory for what is known about the mapping, zero in a child. */
-static struct arena *
-arena_memory(int *error)
+/** A page that is zero in a child. */
+static struct arena **
+page_take(int *error)
 {
     void *memory = NULL;
-    *error = berth_memory_take(&memory, sizeof(struct arena), "berth-windows-arena");
+    *error = berth_memory_take(&memory, berth_memory_page_bytes(), "berth-windows-arena");
     if (*error)
         return NULL;
     *error = (int)sys_madvise(memory, berth_memory_page_bytes(), MADV_WIPEONFORK);
     if (*error == 0)
-        return (struct arena *)memory;
-    berth_memory_release(memory, sizeof(struct arena));
+        return (struct arena **)memory;
+    berth_memory_release(memory, berth_memory_page_bytes());
     return NULL;
 }
-BERTH_STATIC_ASSERT(sizeof(struct arena) <= 4096, "what is wiped is one page");
+
+static void
+page_release(struct arena **page)
+{
+    berth_memory_release(page, berth_memory_page_bytes());
+}
 
 #else
 
@@ -143,59 +151,83 @@ arena_make(struct arena *arena)
     return -EOPNOTSUPP;
 }
 
-static struct arena *
-arena_memory(int *error)
+static struct arena **
+page_take(int *error)
 {
-    static struct arena arena;
+    static struct arena *page;
     *error = 0;
-    return &arena;
+    return &page;
+}
+
+static void
+page_release(struct arena **page)
+{
+    (void)page;
 }
 
 #endif
 
-/** The process's mapping, made now if it is the first time. Any thread. */
+static void
+arena_free(struct arena *arena)
+{
+    if (arena->mapping != NULL)
+        (void)sys_munmap(arena->mapping, arena->mapping_bytes);
+    berth_memory_release(arena, sizeof(*arena));
+}
+
+/** Where the process's mapping is noted. Any thread. */
+static struct arena **
+page_get(int *error)
+{
+    struct arena **page = __atomic_load_n(&the_arena, __ATOMIC_ACQUIRE);
+    if (page != NULL)
+        return page;
+    struct arena **mine = page_take(error);
+    if (mine == NULL ||
+        __atomic_compare_exchange_n(&the_arena, &page, mine, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        return mine;
+    page_release(mine);
+    return page;
+}
+
+/** The process's mapping, made now if it is the first time. Any thread: who is first keeps his. */
 static int
 arena_get(struct arena **result, const char **why)
 {
     int error = 0;
-    struct arena *arena = __atomic_load_n(&the_arena, __ATOMIC_ACQUIRE);
     *why = "memory";
+    struct arena **page = page_get(&error);
+    if (page == NULL)
+        return error;
+    struct arena *arena = __atomic_load_n(page, __ATOMIC_ACQUIRE);
     if (arena == NULL) {
-        struct arena *mine = arena_memory(&error);
-        if (mine == NULL)
+        void *memory = NULL;
+        error = berth_memory_take(&memory, sizeof(*arena), "berth-windows-arena");
+        if (error)
             return error;
-        if (__atomic_compare_exchange_n(&the_arena, &arena, mine, 0, __ATOMIC_ACQ_REL,
-                                        __ATOMIC_ACQUIRE))
+        struct arena *mine = (struct arena *)memory;
+        mine->error = arena_make(mine);
+        if (__atomic_compare_exchange_n(page, &arena, mine, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
             arena = mine;
-        else if (mine != arena)
-            berth_memory_release(mine, sizeof(*mine));
+        else
+            arena_free(mine);
     }
-    uint32_t state = ARENA_NONE;
-    if (__atomic_compare_exchange_n(&arena->state, &state, ARENA_MAKING, 0, __ATOMIC_ACQ_REL,
-                                    __ATOMIC_ACQUIRE)) {
-        arena->error = arena_make(arena);
-        state = arena->error ? ARENA_REFUSED : ARENA_READY;
-        __atomic_store_n(&arena->state, state, __ATOMIC_RELEASE);
-    }
-    *why = "another thread is making the mapping";
-    if (state == ARENA_MAKING)
-        return -EAGAIN;
     *why = arena->why;
     *result = arena;
-    return state == ARENA_READY ? 0 : arena->error;
+    return arena->error;
 }
 
 #ifdef BERTH_SYS_TABLE
 void
 windows_forget(void)
 {
-    struct arena *arena = the_arena;
-    if (arena == NULL)
+    struct arena **page = the_arena;
+    if (page == NULL)
         return;
-    if (arena->base != NULL)
-        (void)sys_munmap(arena->base, arena->bytes);
+    if (*page != NULL)
+        arena_free(*page);
     the_arena = NULL;
-    berth_memory_release(arena, sizeof(*arena));
+    page_release(page);
 }
 #endif
 

@@ -4,6 +4,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#define BERTH_SYS_MEMORY
 #define BERTH_SYS_SOCKET
 #include "loop/mapping.h"
 
@@ -207,6 +208,91 @@ START_TEST(a_lease_outlives_the_loop)
             ck_assert_int_eq(berth_release(pool, w.kept[k].lease), 0);
         ck_assert(faults_at(w.kept[0].data)); /* though no loop turns any more */
         ck_assert_int_eq(berth_pool_destroy(pool), 0);
+    }
+}
+END_TEST
+
+/* ---- several threads ------------------------------------------------------------------------ */
+
+static struct windows *other_windows;
+static int other_error;
+
+/** While one loop makes the mapping, another wants it. */
+static intptr_t
+test_mmap_file(size_t size, int protection, int flags, int fd)
+{
+    const char *why;
+    berth_sys_mmap_file = sys_direct_mmap_file;
+    other_error = windows_create(&other_windows, MIB, &why);
+    return sys_direct_mmap_file(size, protection, flags, fd);
+}
+
+START_TEST(who_comes_second_shares_the_mapping)
+{
+    struct windows *windows = NULL;
+    const char *why = NULL;
+    unsigned char *part, *other_part;
+    size_t room;
+    windows_forget();
+    other_error = -EINPROGRESS;
+    berth_sys_mmap_file = test_mmap_file;
+    const int error = windows_create(&windows, MIB, &why);
+    if (error == -EOPNOTSUPP || error == -ENODEV)
+        return;
+    ck_assert_int_eq(error, 0);
+    ck_assert_int_eq(other_error, 0);
+    ck_assert_int_eq(windows_room(windows, &part, &room), 0);
+    ck_assert_int_eq(windows_room(other_windows, &other_part, &room), 0);
+    ck_assert_ptr_eq(other_part, part + WINDOW_CHUNK_BYTES);
+    windows_destroy(windows);
+    windows_destroy(other_windows);
+}
+END_TEST
+
+#define THREADS 4
+
+static pthread_barrier_t all_there;
+
+static void *
+use_windows(void *arg)
+{
+    unsigned char **parts = arg;
+    struct windows *windows;
+    const char *why;
+    size_t room;
+    (void)pthread_barrier_wait(&all_there);
+    if (windows_create(&windows, MIB, &why) == 0 && windows_room(windows, parts, &room) == 0) {
+        windows_hold(windows);
+        windows_filled(windows, room);
+        (void)pthread_barrier_wait(&all_there); /* nobody has given anything back yet */
+        windows_destroy(windows);
+        windows_release(*parts, room, windows);
+    }
+    return NULL;
+}
+
+START_TEST(threads_have_windows_of_their_own)
+{
+    pthread_t threads[THREADS];
+    for (unsigned round = 0; round < 50; round++) {
+        unsigned char *parts[THREADS] = {NULL};
+        windows_forget();
+        ck_assert_int_eq(pthread_barrier_init(&all_there, NULL, THREADS), 0);
+        for (unsigned i = 0; i < THREADS; i++)
+            ck_assert_int_eq(pthread_create(&threads[i], NULL, use_windows, &parts[i]), 0);
+        unsigned taken = 0;
+        for (unsigned i = 0; i < THREADS; i++)
+            ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
+        const unsigned char *lowest = parts[0];
+        for (unsigned i = 1; i < THREADS; i++)
+            lowest = parts[i] < lowest ? parts[i] : lowest;
+        for (unsigned i = 0; i < THREADS; i++) {
+            const size_t chunk = (size_t)(parts[i] - lowest) / WINDOW_CHUNK_BYTES;
+            ck_assert_uint_lt(chunk, THREADS);
+            taken |= 1u << chunk;
+        }
+        ck_assert_uint_eq(taken, (1u << THREADS) - 1);
+        ck_assert_int_eq(pthread_barrier_destroy(&all_there), 0);
     }
 }
 END_TEST
@@ -416,6 +502,8 @@ main(void)
     RIG_ADD(suite, another_thread_may_release);
     RIG_ADD(suite, loops_come_and_go);
     RIG_ADD(suite, a_lease_outlives_the_loop);
+    RIG_ADD_COUNTED(suite, who_comes_second_shares_the_mapping, 1);
+    RIG_ADD_COUNTED(suite, threads_have_windows_of_their_own, 1);
     RIG_ADD(suite, a_kernel_that_maps_nothing_is_left_alone);
     RIG_ADD(suite, no_windows_is_told);
     RIG_ADD(suite, a_smaller_mapping_will_do);
