@@ -34,7 +34,10 @@ struct engine {
     int (*create)(struct berth_loop *loop, char *why, size_t why_size);
     void (*destroy)(struct berth_loop *loop);
 
-    /** The first turn is about to begin, on the thread that will run the loop. 0 or -errno. */
+    /**
+     * The first turn is about to begin, on the thread that will run the loop. 0 or -errno. NULL:
+     * nothing to do then.
+     */
     int (*start)(struct berth_loop *loop);
 
     /** Waits up to timeout_ms (-1: no limit) and reports what happened; a count or -errno. */

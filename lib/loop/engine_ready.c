@@ -520,13 +520,6 @@ ready_destroy(struct berth_loop *loop)
 }
 
 static int
-ready_start(struct berth_loop *loop)
-{
-    (void)loop;
-    return 0;
-}
-
-static int
 ready_explain(const struct berth_loop *loop, char *text, size_t size)
 {
     return snprintf(text, size,
@@ -538,13 +531,14 @@ ready_explain(const struct berth_loop *loop, char *text, size_t size)
 #define READY_ENGINE(engine_name, create_function)                                                 \
     {                                                                                              \
         .name = engine_name, .listener_nonblocking = 1, .sends_at_once = 1,                        \
-        .create = create_function, .destroy = ready_destroy, .start = ready_start,                 \
-        .turn = ready_turn, .watch = ready_update_interest, .accept_start = ready_accept_start,    \
+        .create = create_function, .destroy = ready_destroy, .turn = ready_turn,                   \
+        .watch = ready_update_interest, .accept_start = ready_accept_start,                        \
         .accept_stop = ready_accept_stop, .receive_start = ready_receive_start,                    \
         .receive_stop = ready_receive_stop, .send = ready_send,                                    \
-        .zerocopy_news = ready_zerocopy_news, .connect_wait = ready_connect_wait, .cancel = ready_cancel, .forget = ready_forget,        \
-        .nest = ready_nest, .rest = ready_rest, .datagram_start = ready_datagram_start,            \
-        .datagram_send = ready_datagram_send, .explain = ready_explain                             \
+        .zerocopy_news = ready_zerocopy_news, .connect_wait = ready_connect_wait,                  \
+        .cancel = ready_cancel, .forget = ready_forget, .nest = ready_nest, .rest = ready_rest,    \
+        .datagram_start = ready_datagram_start, .datagram_send = ready_datagram_send,              \
+        .explain = ready_explain                                                                   \
     }
 
 const struct engine berth_engine_epoll = READY_ENGINE("epoll", create_epoll);

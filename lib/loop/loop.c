@@ -364,7 +364,7 @@ loop_start(struct berth_loop *loop)
     if (loop->started)
         return 0;
     berth_pool_adopt(loop->pool);
-    int error = loop->engine->start(loop);
+    int error = loop->engine->start == NULL ? 0 : loop->engine->start(loop);
     if (error)
         return error;
     error = loop->engine->watch(loop,
