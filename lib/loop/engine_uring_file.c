@@ -36,6 +36,20 @@ post_poll(struct berth_loop *loop, struct berth_slot *slot, int multishot)
     return 0;
 }
 
+/** There is room, which a multishot one tells once: if it cannot be ended now, nothing would be. */
+static void
+end_poll(struct berth_loop *loop, struct berth_slot *slot)
+{
+    struct io_uring_sqe *submission = uring_get_submission(loop);
+    if (submission == NULL) {
+        slot->state |= CONN_RESET;
+        conn_failed(loop, slot, -ENOBUFS);
+        return;
+    }
+    io_uring_prep_cancel64(submission, berth_slot_token(slot, OP_SEND), 0);
+    uring_set_token(submission, slot, OP_CANCEL);
+}
+
 int
 uring_send_file(struct berth_loop *loop, struct berth_slot *slot)
 {
@@ -58,7 +72,7 @@ uring_on_other_send(struct berth_loop *loop, struct berth_slot *slot, int32_t re
     }
     if (!ended) {
         if (writable)
-            uring_send_recall(loop, slot);
+            end_poll(loop, slot);
         return;
     }
     (void)berth_slot_end(slot);

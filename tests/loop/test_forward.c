@@ -123,6 +123,23 @@ TWICE(one_who_does_not_read_stops_one_stream)
     end(&all);
 }
 
+/** Who has finished sending and does not read is waited for, and not asked again and again. */
+TWICE(one_who_has_finished_does_not_read)
+{
+    struct forwarding all;
+    prepare(&all, engine, splice);
+    begin(&all, 2);
+    forward(&all, 0, 1, 0);
+    ck_assert_int_eq(shutdown(all.sides[1].client, SHUT_WR), 0);
+    RIG_UNTIL(&all.rig, all.sides[1].eofs == 1, TURNS);
+    for (unsigned i = 0; i < 100; i++)
+        (void)(client_writes(&all, 0, WAYS_BYTES_MAX), rig_turn(&all.rig, 0));
+    turn_until_quiet(&all);
+    ck_assert_uint_gt(berth_conn_queued(conn_of(&all, 1)), 0);
+    read_until(&all, 1, 0, all.sides[0].written);
+    end(&all);
+}
+
 /** Fills the way to a client that does not read, until something stays in the queue. */
 static size_t
 fill(struct forwarding *all, unsigned number)
@@ -364,6 +381,7 @@ main(void)
     ADD_TWICE(suite, both_ways_at_once);
     ADD_TWICE(suite, both_ways_with_hardly_any_handlers);
     ADD_TWICE(suite, one_who_does_not_read_stops_one_stream);
+    ADD_TWICE(suite, one_who_has_finished_does_not_read);
     RIG_ADD(suite, small_pieces_hold_few_buffers);
     RIG_ADD(suite, small_pieces_fill_a_pipe);
     ADD_TWICE(suite, with_hardly_any_buffers);

@@ -126,6 +126,30 @@ TWICE(a_reset_behind_a_long_queue)
     end(&all);
 }
 
+TWICE(a_chain_goes_with_its_middle)
+{
+    struct forwarding all;
+    prepare(&all, engine, splice);
+    begin(&all, 3);
+    forward(&all, 0, 1, BERTH_FORWARD_CLOSE);
+    forward(&all, 1, 2, BERTH_FORWARD_CLOSE);
+    for (unsigned i = 0; i < 100; i++)
+        (void)(client_writes(&all, 0, WAYS_BYTES_MAX), client_writes(&all, 1, WAYS_BYTES_MAX),
+               rig_turn(&all.rig, 0));
+    turn_until_quiet(&all);
+    ck_assert_uint_gt(berth_conn_queued(conn_of(&all, 1)), 0);
+    ck_assert_uint_gt(berth_conn_queued(conn_of(&all, 2)), 0);
+    client_resets(&all, 1);
+    RIG_UNTIL(&all.rig, all.sides[0].closes + all.sides[1].closes == 2, TURNS);
+    ck_assert_uint_eq(all.sides[2].closes, 0); /* its queue first */
+    read_to_the_end(&all, 2, 1, -ECONNRESET);
+    RIG_UNTIL(&all.rig, all.sides[2].closes == 1, TURNS);
+    for (unsigned i = 0; i < 3; i++)
+        ck_assert_msg(all.sides[i].reason == -ECONNRESET || all.sides[i].reason == -EPIPE, "%d",
+                      all.sides[i].reason);
+    end_with_copies(&all);
+}
+
 TWICE(without_the_flag_the_other_one_stays)
 {
     for (unsigned first = 0; first < 2; first++) {
@@ -461,6 +485,7 @@ main(void)
     ADD_TWICE(suite, one_way_without_a_handler_for_the_end);
     ADD_TWICE(suite, resets_are_passed_on);
     ADD_TWICE(suite, a_reset_behind_a_long_queue);
+    ADD_TWICE(suite, a_chain_goes_with_its_middle);
     ADD_TWICE(suite, without_the_flag_the_other_one_stays);
     ADD_TWICE(suite, closed_by_the_program);
     ADD_TWICE(suite, closed_while_bytes_come);
