@@ -82,6 +82,5 @@ uring_on_other_send(struct berth_loop *loop, struct berth_slot *slot, int32_t re
     if (result < 0 && result != -ECANCELED)
         conn_failed(loop, slot, result);
     else if (result > 0 && !writable && !(slot->flags & BERTH_SLOT_CLOSING))
-        (void)post_poll(loop, slot,
-                        1); /* refused: it is tried again, as there is something to do */
+        (void)post_poll(loop, slot, 1); /* refused: the queue is looked at again anyway */
 }
