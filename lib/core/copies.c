@@ -20,6 +20,9 @@ berth_copy_factor(const struct berth_copies *copies, enum berth_copy_direction d
                           ? copies->received_kernel + copies->received_pullup +
                                 copies->received_compact + copies->received_application
                           : copies->sent_kernel + copies->sent_gather + copies->sent_application;
+    /* No kernel tells which of them it put there itself, and not the card. */
+    if (receive && bound == BERTH_COPY_HIGH)
+        copied += copies->received_direct;
     /* Of a difference of two snapshots more may have been told than was sent. */
     if (!receive && bound == BERTH_COPY_HIGH && copies->sent_zerocopy > copies->sent_in_place)
         copied += copies->sent_zerocopy - copies->sent_in_place;

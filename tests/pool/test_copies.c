@@ -22,6 +22,10 @@ START_TEST(copies_per_byte_have_bounds)
     berth_copies_declare(&copies, BERTH_COPY_SEND, 50);
     ck_assert_double_eq(berth_copy_factor(&copies, BERTH_COPY_SEND, BERTH_COPY_LOW), 1.25);
     ck_assert_uint_eq(copies.received_application, 100);
+    copies.received = 2000; /* the second thousand by a card, or so it seems */
+    copies.received_direct = 1000;
+    ck_assert_double_eq(berth_copy_factor(&copies, BERTH_COPY_RECEIVE, BERTH_COPY_LOW), 0.75);
+    ck_assert_double_eq(berth_copy_factor(&copies, BERTH_COPY_RECEIVE, BERTH_COPY_HIGH), 1.25);
     copies.sent = 200; /* the second hundred was to be read in place, and 30 of it surely was */
     copies.sent_zerocopy = 100;
     copies.sent_in_place = 30;
