@@ -61,6 +61,9 @@ BERTH_API int berth_loop_post(struct berth_loop *loop, berth_post_fn fn, void *a
  *
  * Or `fd` is -errno: the connection failed or was closed before it could leave, and `close` follows
  * as it would have without. (With direct descriptors it fails if there is no descriptor for it.)
+ * But after -ETIMEDOUT the connection stays, and no `close` follows: the kernel still reads memory
+ * of this loop (see "sending" in loop.h), as the peer has acknowledged nothing for close_timeout_ms
+ * (1 s at least). It receives again, and may be detached again, or aborted, here already.
  */
 typedef void (*berth_detached_fn)(struct berth_conn *conn, int fd, void *arg);
 
@@ -72,7 +75,8 @@ typedef void (*berth_detached_fn)(struct berth_conn *conn, int fd, void *arg);
  * end of the stream is not told any more: the socket's next owner finds it, even one that the `eof`
  * callback has told already.
  *
- * A peer that does not read holds this up as long as it likes: berth_conn_abort ends it. From
+ * A peer that does not read what is queued holds this up as long as it likes (not what the kernel
+ * has taken): berth_conn_abort ends it. From
  * `open` too (no receive is posted then). berth_conn_credit is refused meanwhile with -EALREADY.
  * @return 0: `detached` will be called exactly once; -EINVAL; -EPIPE: closing; -ENOTCONN: still
  *         connecting; -EALREADY: being detached. Since 0.1.
@@ -84,7 +88,8 @@ BERTH_API int berth_conn_detach(struct berth_conn *conn, berth_detached_fn detac
  *
  * Error 0: in a turn of the new loop `to`, right before `open`, with the new connection's token. Or
  * -errno, and then either in a turn of the old loop, because the connection failed or was closed
- * before it could leave: `to` is NULL, the old handlers' `close` follows. Or in a turn of the new
+ * before it could leave: `to` is NULL, the old handlers' `close` follows, or with -ETIMEDOUT it
+ * stays, as berth_detached_fn says. Or in a turn of the new
  * loop, which had no room for it or has drained (-ESHUTDOWN), or (`to` is NULL) inside the call
  * that destroys the new loop: its descriptor has been closed.
  */

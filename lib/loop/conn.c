@@ -432,24 +432,6 @@ check_receive(struct berth_loop *loop, struct berth_slot *slot)
     }
 }
 
-/** One that is leaving goes when the kernel has nothing of it; then it is beyond every call. */
-static void
-check_leaving(struct berth_loop *loop, struct berth_slot *slot)
-{
-    const uint32_t busy = CONN_RECEIVING | CONN_SENDING;
-    if (slot->buffer != 0 || slot->in_flight != 0 || !conn_leaving(loop, slot) ||
-        (slot->state & (CONN_OPENED | busy)) != CONN_OPENED ||
-        (slot->state & (CONN_SHUT_WANTED | CONN_SHUT_DONE)) == CONN_SHUT_WANTED)
-        return;
-    const int fd = handover_prepare(loop, slot);
-    if (fd == -EAGAIN) /* the kernel takes nothing just now */
-        conn_todo(loop, slot);
-    else if (fd < 0)
-        conn_failed(loop, slot, fd);
-    else
-        slot->flags |= BERTH_SLOT_CLOSING;
-}
-
 static int
 is_over(const struct berth_loop *loop, const struct berth_slot *slot)
 {
@@ -492,7 +474,7 @@ progress_step(struct berth_loop *loop, struct berth_slot *slot)
         closing_list_enter(loop, slot);
     check_receive(loop, slot);
     if (BERTH_UNLIKELY(slot->state & CONN_CREDIT))
-        check_leaving(loop, slot);
+        handover_check(loop, slot);
 }
 
 void

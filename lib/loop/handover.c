@@ -1,9 +1,10 @@
 /*
  * Connections that leave their loop without being closed: for the caller, or for another loop.
  *
- * Leaving is being out of credit for good: what is posted is withdrawn, what comes nevertheless is
- * delivered, sending goes on. conn_progress lets go when the kernel has nothing of the connection
- * any more (check_leaving, conn.c). What arrives in the other loop comes through its mailbox.
+ * Leaving is being out of credit: what is posted is withdrawn, what comes nevertheless is
+ * delivered, sending goes on. It is let go when the kernel has nothing of the connection any more;
+ * it stays if the peer does not acknowledge what the kernel reads in place. What arrives in the
+ * other loop comes through its mailbox.
  *
  * The invariant: whoever asked for it is told exactly once, and the descriptor has one owner.
  *
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 
 #include "loop/forward.h"
+#include "loop/pull.h"
 #include "os/sys.h"
 
 /* ---- detaching ------------------------------------------------------------------------------ */
@@ -37,19 +39,60 @@ berth_conn_detach(struct berth_conn *conn, berth_detached_fn detached, void *arg
     struct conn_cold *cold = slot_cold(loop, slot);
     cold->detached = detached;
     cold->detached_arg = arg;
-    cold->credit = 0;
+    if (!(slot->state & CONN_CREDIT))
+        cold->credit = UINT64_MAX; /* it may have to stay: conn_may_receive knows */
     slot->state |= CONN_CREDIT;
     conn_todo(loop, slot);
     return 0;
 }
 
-int
+static int
 handover_prepare(struct berth_loop *loop, struct berth_slot *slot)
 {
     const int fd =
         loop->direct ? loop->engine->direct_install(loop, (int)slot->index) : berth_slot_fd(slot);
     slot_cold(loop, slot)->leaving_fd = fd;
     return fd;
+}
+
+/** It cannot leave: the kernel still reads memory of this loop for it. */
+static void
+stay(struct berth_loop *loop, struct berth_slot *slot, int error)
+{
+    struct conn_cold *cold = slot_cold(loop, slot);
+    const berth_detached_fn detached = cold->detached;
+    cold->detached = NULL;
+    if (cold->credit > UINT64_MAX / 2) { /* whatever was delivered meanwhile, it had no limit */
+        cold->credit = BERTH_CREDIT_UNLIMITED;
+        if (!conn_held(loop, slot))
+            slot->state &= ~(uint32_t)CONN_CREDIT;
+    }
+    if (conn_may_receive(loop, slot))
+        timeouts_receive_resumed(loop, slot);
+    conn_todo(loop, slot);
+    detached(as_conn(slot), error, cold->detached_arg);
+}
+
+void
+handover_check(struct berth_loop *loop, struct berth_slot *slot)
+{
+    const uint32_t busy = CONN_RECEIVING | CONN_SENDING;
+    if (slot->buffer != 0 || !conn_leaving(loop, slot) ||
+        (slot->state & (CONN_OPENED | busy)) != CONN_OPENED ||
+        (slot->state & (CONN_SHUT_WANTED | CONN_SHUT_DONE)) == CONN_SHUT_WANTED)
+        return;
+    if (slot->in_flight != 0) {
+        if (zerocopy_leaving(loop, slot))
+            stay(loop, slot, -ETIMEDOUT);
+        return;
+    }
+    const int fd = handover_prepare(loop, slot);
+    if (fd == -EAGAIN) /* the kernel takes nothing just now */
+        conn_todo(loop, slot);
+    else if (fd < 0)
+        conn_failed(loop, slot, fd);
+    else
+        slot->flags |= BERTH_SLOT_CLOSING;
 }
 
 static void depart(struct berth_conn *conn, int fd, void *arg);
@@ -79,8 +122,9 @@ struct move {
     void *ctx;
     berth_moved_fn moved;
     int fd;
-    uint32_t shut;           /**< CONN_SHUT_DONE, or 0 */
-    uint8_t was_nonblocking; /**< it gets that back when it leaves for good */
+    uint32_t shut;                 /**< CONN_SHUT_DONE, or 0 */
+    uint8_t was_nonblocking;       /**< it gets that back when it leaves for good */
+    struct conn_zerocopy zerocopy; /**< the kernel goes on counting, and so must the loop */
     unsigned char payload[BERTH_CONN_PAYLOAD_BYTES];
     uint32_t cold_bytes;
     unsigned char cold[];
@@ -129,6 +173,7 @@ arrive(struct berth_loop *loop, void *arg)
     copy_state(berth_slot_payload(slot), move->payload, sizeof(move->payload));
     copy_state(slot_cold(loop, slot) + 1, move->cold, move->cold_bytes);
     slot_cold(loop, slot)->was_nonblocking = move->was_nonblocking;
+    slot_cold(loop, slot)->zerocopy = move->zerocopy;
     loop->stats.adopted++;
     conn_todo(loop, slot);
     end_move(move, loop, berth_slot_token(slot, 0), 0);
@@ -146,6 +191,8 @@ depart(struct berth_conn *conn, int fd, void *arg)
     move->fd = fd;
     move->shut = slot->state & CONN_SHUT_DONE;
     move->was_nonblocking = slot_cold(slot_loop(slot), slot)->was_nonblocking;
+    move->zerocopy = slot_cold(slot_loop(slot), slot)->zerocopy;
+    BERTH_ASSERT(move->zerocopy.sends == NULL);
     copy_state(move->payload, berth_slot_payload(slot), sizeof(move->payload));
     copy_state(move->cold, slot_cold(slot_loop(slot), slot) + 1, move->cold_bytes);
     move->post = (struct berth_post){.fn = arrive, .arg = move};

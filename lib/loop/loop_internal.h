@@ -225,7 +225,8 @@ conn_may_receive(const struct berth_loop *loop, const struct berth_slot *slot)
         return 0;
     if (BERTH_LIKELY(!(slot->state & CONN_CREDIT)))
         return 1;
-    return slot_cold(loop, slot)->credit > 0 && !slot_cold(loop, slot)->pull_held;
+    const struct conn_cold *cold = slot_cold(loop, slot);
+    return cold->credit > 0 && !cold->pull_held && cold->detached == NULL;
 }
 
 /** Bytes were delivered: uses up credit, if there is a limit. */
@@ -246,8 +247,8 @@ conn_leaving(const struct berth_loop *loop, const struct berth_slot *slot)
     return BERTH_UNLIKELY(slot->state & CONN_CREDIT) && slot_cold(loop, slot)->detached != NULL;
 }
 
-/** Makes leaving_fd of the cold record; -errno if there is no descriptor to be had. */
-int handover_prepare(struct berth_loop *loop, struct berth_slot *slot);
+/** One that is leaving goes when the kernel has nothing of it; then it is beyond every call. */
+void handover_check(struct berth_loop *loop, struct berth_slot *slot);
 
 /** Tells whoever asked that it has left, or (fd is -errno) why not. Once. */
 void handover_tell(struct berth_loop *loop, struct berth_slot *slot, int fd);

@@ -41,7 +41,7 @@ struct zerocopy_send {
 /** The sends of one connection: there is such a record only while there is such a send. */
 struct zerocopy {
     struct zerocopy *next; /**< among those in store, or those that are looked after */
-    uint64_t until_ms;     /**< the connection is closing: it is left alone until then */
+    uint64_t until_ms;     /**< closing, or leaving: it is left alone until then */
     uint64_t moved_ms;     /**< when its peer was last seen to acknowledge something */
     int unacknowledged;    /**< bytes, when that was last looked at; 0: not yet */
     uint64_t home_ms;      /**< when they were asked for in earnest; 0: not yet */
@@ -51,6 +51,8 @@ struct zerocopy {
     uint16_t count;        /**< of sends that are not ZEROCOPY_FREE */
     uint8_t sending;       /**< 1 + the number of the one that is submitted; 0: none is */
     uint8_t last;          /**< the number given out last: they go round */
+    uint8_t leaving;       /**< the connection waits for nothing else to leave its loop */
+    uint8_t overdue;       /**< and does so no longer */
     int home;              /**< the connection was ended, and what it had to send dropped */
     struct zerocopy_send sends[ZEROCOPY_SENDS_MAX];
 };
@@ -59,7 +61,7 @@ struct zerocopy {
 struct zerocopy_loop {
     uint64_t pinned, pinned_max, conn_pinned_max, process_pinned_max; /**< bytes */
     struct zerocopy *store;
-    struct zerocopy *watched; /**< of connections that no event tells of */
+    struct zerocopy *watched; /**< of connections that no event tells of, or that are leaving */
     uint64_t watched_ms;      /**< when those were last looked after */
     uint32_t crowd;           /**< so many may be closing before they have to hurry */
     int insists;              /**< goes on, though the kernel says that it copies */
@@ -154,6 +156,9 @@ void zerocopy_bring_home(struct berth_loop *loop, struct berth_slot *slot, int f
 
 /** From time to time while it closes. 1: it may take its time. */
 int zerocopy_closing_step(struct berth_loop *loop, struct berth_slot *slot, uint64_t now_ms);
+
+/** It would leave the loop but for those sends. 1: it has waited for them long enough. */
+int zerocopy_leaving(struct berth_loop *loop, struct berth_slot *slot);
 
 /** The slot's record, of a zombie, is of no use any more; its memory stays the kernel's. */
 void zerocopy_abandon(struct berth_loop *loop, struct berth_slot *slot);

@@ -1,9 +1,9 @@
 /*
- * Connections whose memory the kernel still reads though they are being closed, or though no event
- * tells of them. See zerocopy.h.
+ * Connections whose memory the kernel still reads though they are being closed, or are to leave the
+ * loop, or though no event tells of them. See zerocopy.h.
  *
  * The invariant: whatever is waited for has an end: a reset of the connection, which makes
- * notifications come, or a zombie.
+ * notifications come, or a zombie; or it does not leave.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -14,7 +14,7 @@
 
 #include "os/sys.h"
 
-/** How often those are looked after that no event tells of. */
+/** How often those are looked after that no event tells of, and those that are leaving. */
 #define WATCH_TICK_MS 50
 
 /** How long is waited when the loop is being destroyed, and for what was asked for in earnest. */
@@ -28,6 +28,9 @@
  */
 #define ORPHAN_MS 100000
 #define LOOK_MS 1000
+
+/** How long, at least, before a connection that was to leave stays. */
+#define LEAVE_WAIT_MS_MIN 1000
 
 static struct conn_zerocopy *
 known(const struct berth_loop *loop, const struct berth_slot *slot)
@@ -62,29 +65,6 @@ zerocopy_watch(struct berth_loop *loop, struct berth_slot *slot)
     loop->zerocopy.watched = record;
 }
 
-int
-zerocopy_tick(struct berth_loop *loop)
-{
-    if (BERTH_LIKELY(loop->zerocopy.watched == NULL))
-        return -1;
-    const uint64_t now_ms = loop_time(loop);
-    if (now_ms - loop->zerocopy.watched_ms < WATCH_TICK_MS)
-        return WATCH_TICK_MS;
-    loop->zerocopy.watched_ms = now_ms;
-    for (struct zerocopy *record = loop->zerocopy.watched, *next; record != NULL; record = next) {
-        struct berth_slot *slot = loop_slot(loop, record->slot);
-        next = record->next;
-        if (slot->state & CONN_WATCHED) {
-            zerocopy_unwatch(loop, record); /* somebody waits for its events again */
-            continue;
-        }
-        loop->engine->cancel(loop, slot);
-        if (slot->state & CONN_TODO)
-            conn_todo(loop, slot);
-    }
-    return WATCH_TICK_MS;
-}
-
 /* ---- closing -------------------------------------------------------------------------------- */
 
 void
@@ -98,6 +78,7 @@ zerocopy_closing(struct berth_loop *loop, struct berth_slot *slot)
     const uint64_t since_ms = slot->state & CONN_CLOSING_LISTED ? cold->closing_since_ms : now_ms;
     cold->zerocopy.sends->until_ms = since_ms + loop->options.close_timeout_ms;
     cold->zerocopy.sends->moved_ms = since_ms;
+    cold->zerocopy.sends->leaving = 0;
     zerocopy_unwatch(loop, cold->zerocopy.sends);
 }
 
@@ -175,6 +156,87 @@ zerocopy_closing_step(struct berth_loop *loop, struct berth_slot *slot, uint64_t
             conn_todo(loop, slot);
     }
     return waits;
+}
+
+/* ---- leaving, and looking after ------------------------------------------------------------- */
+
+/** How long a connection that is to leave waits for its peer to acknowledge something. */
+static uint64_t
+leave_wait_ms(const struct berth_loop *loop)
+{
+    const uint32_t least_ms = loop->options.close_timeout_ms;
+    return least_ms < LEAVE_WAIT_MS_MIN ? LEAVE_WAIT_MS_MIN : least_ms;
+}
+
+int
+zerocopy_leaving(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (!zerocopy_holds(loop, slot))
+        return 0;
+    struct zerocopy *record = known(loop, slot)->sends;
+    if (record->overdue) {
+        record->overdue = record->leaving = 0;
+        return 1;
+    }
+    if (!record->leaving) {
+        record->leaving = 1;
+        record->unacknowledged = 0;
+        record->until_ms = loop_time(loop) + leave_wait_ms(loop);
+        zerocopy_watch(loop, slot);
+    }
+    return 0;
+}
+
+/** A peer that acknowledges something in each period is waited for. */
+static void
+look_at_leaving(struct berth_loop *loop, struct berth_slot *slot, struct zerocopy *record)
+{
+    const uint64_t now_ms = loop_time(loop);
+    if (slot->buffer != 0) {
+        record->leaving = 0; /* more was queued: it begins anew when that is sent */
+        return;
+    }
+    if (record->overdue)
+        return;
+    int bytes = 0;
+    const int fd = descriptor_borrow(loop, slot);
+    const int told = sys_unacknowledged(fd, &bytes) == 0;
+    descriptor_return(loop, slot, fd);
+    loop->stats.syscalls++;
+    if (told && bytes < record->unacknowledged)
+        record->until_ms = now_ms + leave_wait_ms(loop);
+    if (told)
+        record->unacknowledged = bytes;
+    if (now_ms < record->until_ms)
+        return;
+    record->overdue = 1;
+    conn_todo(loop, slot);
+}
+
+int
+zerocopy_tick(struct berth_loop *loop)
+{
+    if (BERTH_LIKELY(loop->zerocopy.watched == NULL))
+        return -1;
+    const uint64_t now_ms = loop_time(loop);
+    if (now_ms - loop->zerocopy.watched_ms < WATCH_TICK_MS)
+        return WATCH_TICK_MS;
+    loop->zerocopy.watched_ms = now_ms;
+    for (struct zerocopy *record = loop->zerocopy.watched, *next; record != NULL; record = next) {
+        struct berth_slot *slot = loop_slot(loop, record->slot);
+        next = record->next;
+        if (record->leaving)
+            look_at_leaving(loop, slot, record);
+        if (slot->state & CONN_WATCHED || !loop->engine->sends_at_once) {
+            if (!record->leaving) /* its events tell of it */
+                zerocopy_unwatch(loop, record);
+            continue;
+        }
+        loop->engine->cancel(loop, slot);
+        if (slot->state & CONN_TODO)
+            conn_todo(loop, slot);
+    }
+    return WATCH_TICK_MS;
 }
 
 void

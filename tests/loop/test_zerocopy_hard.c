@@ -239,6 +239,90 @@ START_TEST(only_what_was_taken_is_counted)
 }
 END_TEST
 
+/* ---- leaving -------------------------------------------------------------------------------- */
+
+static struct {
+    unsigned count;
+    int fd;
+} left;
+
+static void
+has_left(struct berth_conn *conn, int fd, void *arg)
+{
+    ck_assert_ptr_nonnull(conn);
+    ck_assert_ptr_eq(arg, &left);
+    left.count++;
+    left.fd = fd;
+}
+
+START_TEST(leaving_is_not_held_up)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    memset(&left, 0, sizeof(left));
+    pieces_begin();
+    prepare(&ends, engine);
+    ends.options.features = "+zerocopy";
+    ends.options.close_timeout_ms = 0; /* then a second */
+    begin(&ends);
+    widen(&ends);
+    for (unsigned i = 0; i < 8; i++) {
+        (void)piece_send(&ends);
+        RIG_UNTIL(&ends.rig, berth_conn_queued(the_conn(&ends)) == 0, TURNS);
+    }
+    ck_assert_uint_lt(pieces.freed_count, pieces.count);
+    ck_assert_int_eq(berth_conn_detach(the_conn(&ends), has_left, &left), 0);
+    RIG_UNTIL(&ends.rig, left.count == 1, TURNS);
+    ck_assert_int_eq(left.fd, -ETIMEDOUT);
+    /* It is as it was. */
+    ck_assert_ptr_nonnull(the_conn(&ends));
+    client_writes(&ends, 100);
+    RIG_UNTIL(&ends.rig, ends.received == 100, TURNS);
+    pieces_read(&ends);
+    RIG_UNTIL(&ends.rig, pieces.freed_count == pieces.count, TURNS);
+    ck_assert_uint_eq(ends.closes, 0);
+    /* And now it may. */
+    ck_assert_int_eq(berth_conn_detach(the_conn(&ends), has_left, &left), 0);
+    RIG_UNTIL(&ends.rig, left.count == 2, TURNS);
+    ck_assert_int_ge(left.fd, 0);
+    ck_assert_int_eq(close(left.fd), 0);
+    ck_assert_int_eq(close(ends.client), 0);
+    ways_end(&ends.rig);
+}
+END_TEST
+
+START_TEST(moved_with_its_count)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends, other;
+    prepare(&other, engine);
+    other.options.features = "+zerocopy";
+    rig_begin(&other.rig, &other.options, &ends_callbacks, &other);
+    begin_hard(&ends, engine);
+    (void)piece_through(&ends);
+    ck_assert_int_eq(
+        berth_conn_move(the_conn(&ends), other.rig.loop, &ends_callbacks, &other, NULL), 0);
+    for (unsigned i = 0; i < TURNS && other.opens == 0; i++) {
+        (void)rig_turn(&ends.rig, 1);
+        (void)rig_turn(&other.rig, 1);
+    }
+    ck_assert_uint_eq(other.opens, 1);
+    other.client = ends.client;
+    other.queued = other.read = ends.queued;
+    widen(&other);
+    for (unsigned i = 0; i < 2; i++) {
+        (void)piece_through(&other);
+        RIG_UNTIL(&other.rig, pieces.freed_count == pieces.count, TURNS);
+    }
+    ck_assert_uint_eq(rig_stats(&other.rig).zerocopy_sends, 2);
+    ck_assert_int_eq(berth_conn_abort(the_conn(&other)), 0);
+    RIG_UNTIL(&other.rig, other.closes == 1, TURNS);
+    ck_assert_int_eq(close(other.client), 0);
+    ways_end(&ends.rig);
+    ways_end(&other.rig);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -248,5 +332,7 @@ main(void)
     RIG_ADD(suite, news_of_others);
     RIG_ADD(suite, more_than_can_be_counted);
     RIG_ADD(suite, only_what_was_taken_is_counted);
+    RIG_ADD(suite, leaving_is_not_held_up);
+    RIG_ADD(suite, moved_with_its_count);
     return test_run(suite);
 }
