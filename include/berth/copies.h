@@ -47,8 +47,8 @@ enum berth_copy_direction { BERTH_COPY_RECEIVE = 0, BERTH_COPY_SEND = 1 };
 /**
  * What to believe where the kernel does not say it exactly: of a zero-copy send it says "in place",
  * or that it copied "some", or nothing (yet); of zcrx not which bytes it put into the area itself,
- * in place of the card, so that received_direct is an upper bound. The low bound takes all of what is not known for not
- * copied, the high bound for copied once.
+ * in place of the card, so that received_direct is an upper bound. The low bound takes all of what
+ * is not known for not copied, the high bound for copied once.
  */
 enum berth_copy_bound { BERTH_COPY_LOW = 0, BERTH_COPY_HIGH = 1 };
 

@@ -205,8 +205,9 @@ has_moved(struct berth_loop *to, berth_token token, int error, void *ctx)
     end->leaving = 0;
     w.moved++;
     if (error) {
-        /* Both sides finished before it could go. */
-        MUST(error == -ECANCELED && to == NULL && end->eof && end->shut);
+        /* Both sides finished before it could go, or its peer rested, and it stays. */
+        MUST(to == NULL);
+        MUST(error == -ETIMEDOUT || (error == -ECANCELED && end->eof && end->shut));
         sum.moves_outrun++;
         return;
     }

@@ -64,6 +64,7 @@ static const struct fault faults[] = {
     {"open", -EMFILE, COST_LOOP, ALL},
     {"write", -EAGAIN, COST_NOTHING, ALL},
     {"close", -EIO, COST_NOTHING, ALL},
+    {"getrlimit", -EPERM, COST_NOTHING, ALL},
     {"read", -EAGAIN, COST_NOTHING, ALL},
     {"fcntl", -EBADF, COST_CONNECTION, ALL},
     {"socket", -EMFILE, COST_LOOP, ALL},
@@ -106,7 +107,6 @@ static const struct fault faults[] = {
     {"uring_register_ring_fd", -ENOMEM, COST_NOTHING, URING},
     /* Without direct descriptors the loop goes on without them; later they are one connection's. */
     {"socketpair", -EMFILE, COST_NOTHING, DIRECT},
-    {"getrlimit", -EPERM, COST_NOTHING, DIRECT},
     {"uring_register_files", -ENOMEM, COST_NOTHING, DIRECT},
     {"uring_unregister_files", -ENOMEM, COST_NOTHING, DIRECT},
     {"uring_set_file", -ENOMEM, COST_LOOP, DIRECT},
