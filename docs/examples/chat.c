@@ -24,7 +24,7 @@
  * this waits for him: so one who floods cannot fill the queues of those who do read. */
 #define MEMBER_QUEUE_BYTES_MAX (1024 * 1024)
 #define MEMBER_QUEUE_BYTES_HIGH (MEMBER_QUEUE_BYTES_MAX / 2)
-#define MEMBER_REST_BYTES_MAX (1024 * 1024) /* of lines that wait until then */
+#define MEMBER_REST_BYTES_MAX (2 * 1024 * 1024) /* until then: twice what comes at once */
 
 /* The 40 bytes in the slot: what a broadcast looks at. A half line is kept in the cold record. */
 struct member {

@@ -27,7 +27,7 @@
 #include "http_request.h"
 
 #define SEND_HIGH_BYTES (256 * 1024)
-#define REST_BYTES_MAX (512 * 1024) /* of requests waiting for their turn, all in all */
+#define REST_BYTES_MAX (2 * 1024 * 1024) /* of requests that wait: what comes at once, twice */
 #define BODY_BYTES_MAX (64 * 1024)  /* of a request: nobody needs one, but some send one */
 #define LINGER_BYTES_MAX (256 * 1024)
 #define HEAD_BYTES_MAX 512

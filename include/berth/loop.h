@@ -84,10 +84,11 @@ struct berth_handlers {
     int (*open)(struct berth_conn *conn, void *ctx);
 
     /**
-     * Bytes have come: `n` spans (at least 1) of `bytes` in all. They are lent: read them now, or
+     * Bytes have come: `n` spans (at least 1) of `bytes` in all, 1 MiB at most; after a pause that
+     * much may come once more, if the kernel had it already. They are lent: read them now, or
      * berth_retain what must stay. Writing into them is allowed, unless what comes may be mapped
-     * (the option map_receive, berth_conn_map): mapped spans are read-only, and writing faults. A
-     * span is up to 1 MiB long; where one ends and the next begins says nothing about the stream.
+     * (the option map_receive, berth_conn_map): mapped spans are read-only, and writing faults.
+     * Where one span ends and the next begins says nothing about the stream.
      */
     void (*data)(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes);
 
