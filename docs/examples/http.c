@@ -28,7 +28,7 @@
 
 #define SEND_HIGH_BYTES (256 * 1024)
 #define REST_BYTES_MAX (2 * 1024 * 1024) /* of requests that wait: what comes at once, twice */
-#define BODY_BYTES_MAX (64 * 1024)  /* of a request: nobody needs one, but some send one */
+#define BODY_BYTES_MAX (64 * 1024)       /* of a request: nobody needs one, but some send one */
 #define LINGER_BYTES_MAX (256 * 1024)
 #define HEAD_BYTES_MAX 512
 #define DATE_BYTES_MAX 32
