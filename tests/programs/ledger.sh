@@ -19,32 +19,6 @@ says()
     check_same "an answer" "$1" "$said"
 }
 
-# hold: a connection that stays, to write to 4 and to read from 5.
-hold()
-{
-    rm -f "$scratch/in" "$scratch/out"
-    mkfifo "$scratch/in" "$scratch/out"
-    exec 4<> "$scratch/in" 5<> "$scratch/out"
-    timeout "$deadline" socat - "tcp:$host_port" < "$scratch/in" > "$scratch/out" 3>&- 4>&- 5>&- &
-    holder=$!
-}
-
-let_go()
-{
-    exec 4>&- 5>&-
-    kill "$holder" 2> /dev/null
-    wait "$holder" 2> /dev/null
-}
-
-# word TEXT: it goes out on the held connection and comes back.
-word()
-{
-    echo "$1" >&4
-    # shellcheck disable=SC2016
-    got=$(timeout "$deadline" sh -c 'IFS= read -r line <&5 && printf "%s\n" "$line"')
-    check_same "an answer on the connection that stayed" "$1" "$got"
-}
-
 # hears TEXT: a datagram that comes back as it was.
 hears()
 {

@@ -271,3 +271,29 @@ check_same()
         fail "${engine:-} $1: expected '$2', got '$3'"
     fi
 }
+
+# hold: a connection that stays: what is written to 4 is sent, and what comes can be read from 5.
+hold()
+{
+    rm -f "$scratch/in" "$scratch/out"
+    mkfifo "$scratch/in" "$scratch/out"
+    exec 4<> "$scratch/in" 5<> "$scratch/out"
+    timeout "$deadline" socat - "tcp:$host_port" < "$scratch/in" > "$scratch/out" 3>&- 4>&- 5>&- &
+    holder=$!
+}
+
+let_go()
+{
+    exec 4>&- 5>&-
+    kill "$holder" 2> /dev/null
+    wait "$holder" 2> /dev/null
+}
+
+# word TEXT: it goes to the server and comes back.
+word()
+{
+    echo "$1" >&4
+    # shellcheck disable=SC2016
+    got=$(timeout "$deadline" sh -c 'IFS= read -r line <&5 && printf "%s\n" "$line"')
+    check_same "an answer on the connection that stayed" "$1" "$got"
+}
