@@ -28,7 +28,9 @@ struct berth_loop_options {
     uint32_t receive_buffers; /**< 4 KiB buffers posted to the kernel at most (uring): 16 to 32,768,
                                  rounded up to a power of two; default 4,096. 256 are posted to
                                  begin with, twice as many whenever a receive found none */
-    uint32_t fairness_bytes;  /**< a connection's share of one turn; default 64 KiB */
+    uint32_t fairness_bytes; /**< a connection's share of one turn; default 64 KiB. Of those who use
+                                it up, a turn sees to one, and one more for every four that wait,
+                                while others receive less */
     uint32_t send_high_bytes; /**< queued bytes at which receiving pauses; default 256 KiB */
     uint32_t
         send_low_bytes; /**< and at which it resumes, and `drained` is called; default 64 KiB */

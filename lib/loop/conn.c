@@ -491,10 +491,13 @@ conn_progress(struct berth_loop *loop, struct berth_slot *slot)
             loop->flush_due = 0;
             slot->state |= CONN_TODO;
         }
+        if (loop->put_off)
+            break;
         /* A peer that reads as fast as we send must leave something of the turn to the others. */
         if (loop->stats.sent_bytes - sent_before >= loop->options.fairness_bytes)
             break;
     }
+    loop->put_off = 0;
     if (slot->state & CONN_TODO && !(slot->flags & BERTH_SLOT_CLOSING)) {
         loop->current = NULL;
         conn_todo(loop, slot);
@@ -511,6 +514,7 @@ unsigned
 conn_run_todo(struct berth_loop *loop)
 {
     const unsigned count = loop->todo_count;
+    loop->todo_runs = 1;
     for (unsigned i = 0; i < count; i++) {
         struct berth_slot *slot = loop_slot(loop, loop->todo_head);
         loop->todo_head = slot->queue;
@@ -520,5 +524,6 @@ conn_run_todo(struct berth_loop *loop)
         slot->state &= ~(uint32_t)CONN_TODO_LISTED;
         conn_progress(loop, slot);
     }
+    loop->todo_runs = 0;
     return count;
 }

@@ -18,9 +18,6 @@
 #include <string.h>
 
 #include "loop/engine_ready.h"
-#include "loop/mapped.h"
-#include "loop/poller.h"
-#include "loop/pull.h"
 #include "loop/send.h"
 #include "os/sys.h"
 
@@ -31,19 +28,6 @@ BERTH_STATIC_ASSERT(OP_READY == POLLER_TOKEN_OP, "pollers make the same tokens")
 
 /** Newcomers accepted per event: the others must have their turn too. */
 #define ACCEPTS_PER_EVENT_MAX 64
-
-struct ready_engine {
-    struct poller *poller;
-    uint32_t events_max;
-    uint32_t alone; /**< turns in a row with one event, and no more */
-    struct poller_ready ready[];
-};
-
-static struct ready_engine *
-state_of(const struct berth_loop *loop)
-{
-    return (struct ready_engine *)loop->engine_state;
-}
 
 /* ---- interest ------------------------------------------------------------------------------- */
 
@@ -68,7 +52,7 @@ interest_by_index(void *context, uint32_t index)
 int
 ready_update_interest(struct berth_loop *loop, struct berth_slot *slot)
 {
-    struct poller *poller = state_of(loop)->poller;
+    struct poller *poller = ready_state(loop)->poller;
     const berth_token token = berth_slot_token(slot, OP_READY);
     const int fd = berth_slot_fd(slot);
     int error;
@@ -89,7 +73,7 @@ ready_update_interest(struct berth_loop *loop, struct berth_slot *slot)
 static void
 park(struct berth_loop *loop, struct berth_slot *slot)
 {
-    struct poller *poller = state_of(loop)->poller;
+    struct poller *poller = ready_state(loop)->poller;
     if (slot->state & CONN_WATCHED)
         poller->interface->remove(poller, berth_slot_fd(slot));
     slot->state &= ~(uint32_t)(CONN_WATCHED | CONN_RECEIVING | CONN_WRITABLE);
@@ -107,91 +91,6 @@ ready_receive_stop(struct berth_loop *loop, struct berth_slot *slot)
 {
     slot->state &= ~(uint32_t)CONN_RECEIVING;
     (void)ready_update_interest(loop, slot);
-}
-
-/* ---- receiving ------------------------------------------------------------------------------ */
-
-/** Who has received so much at once begins with a big read the next time. */
-#define BULK_BYTES (4 * (size_t)RECEIVE_BYTES)
-
-/** There is a lot: fewer, bigger reads, as far as the connection's share of the turn goes. */
-static enum berth_class
-bulk_class(const struct berth_loop *loop, size_t share_left)
-{
-    for (enum berth_class big = BERTH_CLASS_64K; big > BERTH_CLASS_4K; big--)
-        if (berth_class_bytes(big) <= share_left &&
-            berth_pool_available(loop->pool, big, BERTH_FOR_NEW) > 0)
-            return big;
-    return BERTH_CLASS_4K;
-}
-
-/** The same as receive below, by way of the connection's puller. */
-static void
-pull(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
-{
-    size_t share = loop->options.fairness_bytes;
-    if (state_of(loop)->alone >= ALONE_TURNS)
-        share *= SHARES_ALONE;
-    const enum pulled pulled = pull_turn(loop, slot, share, to_the_end);
-    if (pulled == PULLED_ENOUGH || slot->state & CONN_STARVED) {
-        ready_receive_stop(loop, slot); /* conn_progress starts it again when it may */
-        slot->state |= CONN_TODO;
-    } else if (pulled == PULLED_SHARE) {
-        const int error = ready_update_interest(loop, slot);
-        if (error)
-            conn_failed(loop, slot, error);
-    }
-}
-
-/**
- * Reads until there is no more, or the connection has had its share of the turn. What is left must
- * be asked for again: the poller may have told of it once and for all.
- */
-static void
-receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
-{
-    const size_t share = loop->options.fairness_bytes;
-    const int bulk = slot->flags & (SLOT_BULK | SLOT_PULLS);
-    enum berth_class size_class = BERTH_UNLIKELY(bulk) ? bulk_class(loop, share) : BERTH_CLASS_4K;
-    size_t size = BERTH_UNLIKELY(bulk) ? berth_class_bytes(size_class) : RECEIVE_BYTES;
-    size_t total = 0;
-    if (BERTH_UNLIKELY(bulk & SLOT_PULLS)) {
-        pull(loop, slot, to_the_end);
-        return;
-    }
-    if (BERTH_UNLIKELY(bulk))
-        slot->flags &= (uint8_t)~SLOT_BULK;
-    for (;;) {
-        /* Not even once, if another connection's callback has just closed or paused this one. */
-        if (!(slot->state & CONN_RECEIVING) || !conn_may_receive(loop, slot)) {
-            ready_receive_stop(loop, slot); /* conn_progress starts it again when it may */
-            slot->state |= CONN_TODO;
-            break;
-        }
-        if (total >= share) {
-            loop->stats.fairness_stops++;
-            (void)mapped_consider(loop, slot, total);
-            const int error = ready_update_interest(loop, slot);
-            if (error)
-                conn_failed(loop, slot, error); /* or it would never be heard of again */
-            break;
-        }
-        if (total > 0) {
-            size_class = bulk_class(loop, share - total);
-            size = berth_class_bytes(size_class);
-        }
-        /* A read that did not fill its buffer has emptied the socket: no need to ask again, unless
-         * it was not asked for as much, or the end of the stream is known to stand behind it. */
-        const int may_leave_some = to_the_end || slot->state & CONN_CREDIT;
-        const size_t got = receive_now(loop, slot, berth_slot_fd(slot), size_class);
-        total += got;
-        if (got == 0 || (got < size && !may_leave_some))
-            break;
-    }
-    if (BERTH_UNLIKELY(total >= BULK_BYTES))
-        slot->flags |= SLOT_BULK;
-    if (slot->state & CONN_STARVED)
-        ready_receive_stop(loop, slot); /* it stands in the queue now: no need to be told again */
 }
 
 /* ---- sending -------------------------------------------------------------------------------- */
@@ -368,8 +267,8 @@ read_news(struct berth_loop *loop, struct berth_slot *slot, uint32_t events)
     return events & ~(uint32_t)POLLER_FAILED;
 }
 
-static void
-dispatch_conn(struct berth_loop *loop, struct berth_slot *slot, uint32_t events)
+void
+ready_conn_event(struct berth_loop *loop, struct berth_slot *slot, uint32_t events)
 {
     /* Others may have left news there, too, which would be reported until somebody reads it. */
     if (BERTH_UNLIKELY(events & POLLER_FAILED) &&
@@ -377,7 +276,7 @@ dispatch_conn(struct berth_loop *loop, struct berth_slot *slot, uint32_t events)
         events = read_news(loop, slot, events);
     if (events & (POLLER_READABLE | POLLER_FINISHED | POLLER_FAILED) &&
         slot->state & CONN_RECEIVING)
-        receive(loop, slot, (events & (POLLER_FINISHED | POLLER_FAILED)) != 0);
+        ready_receive(loop, slot, (events & (POLLER_FINISHED | POLLER_FAILED)) != 0);
     else if (events & POLLER_FAILED && !(slot->state & (CONN_WRITABLE | CONN_CONNECTING)))
         failed_unread(loop, slot, events);
     if (events & (POLLER_WRITABLE | POLLER_FAILED) && slot->state & CONN_WRITABLE)
@@ -390,13 +289,13 @@ dispatch(struct berth_loop *loop, const struct poller_ready *ready)
 {
     struct berth_slot *slot = berth_table_find(loop->table, ready->token);
     if (BERTH_UNLIKELY(slot == NULL)) {
-        struct poller *poller = state_of(loop)->poller;
+        struct poller *poller = ready_state(loop)->poller;
         loop->stats.stale++;
         poller->interface->stale(poller, ready->token);
         return;
     }
     if (BERTH_LIKELY(slot_kind(slot) == KIND_CONN))
-        dispatch_conn(loop, slot, ready->events);
+        ready_conn_event(loop, slot, ready->events);
     else if (slot_kind(slot) == KIND_DATAGRAM)
         ready_datagram_event(loop, slot, ready->events);
     else if (slot_kind(slot) == KIND_WAKE)
@@ -408,20 +307,31 @@ dispatch(struct berth_loop *loop, const struct poller_ready *ready)
 static int
 ready_turn(struct berth_loop *loop, int timeout_ms)
 {
-    struct ready_engine *state = state_of(loop);
+    struct ready_engine *state = ready_state(loop);
     struct poller *poller = state->poller;
-    const int count = poller->interface->wait(poller, timeout_ms, state->ready, state->events_max);
+    const uint32_t held = state->held;
+    struct poller_ready *ready = state->ready + held;
+    const int count =
+        poller->interface->wait(poller, held > 0 ? 0 : timeout_ms, ready, state->events_max - held);
     loop_has_waited(loop);
-    state->alone = count == 1 ? state->alone + 1 : 0;
+    state->alone = count == 1 && held == 0 ? state->alone + 1 : 0;
+    const uint64_t before = loop->stats.received_bytes;
     for (int i = 0; i < count; i++) {
-        dispatch(loop, &state->ready[i]);
+        dispatch(loop, &ready[i]);
         if (loop->batch.flush_count >= BATCH_MAX - 1)
             send_batch(loop);
     }
     send_batch(loop);
+    bulk_turn_over(&state->bulk, count > (int)state->bulk_events);
+    state->bulk_events = 0;
+    int handled = count;
+    if (BERTH_UNLIKELY(state->held > 0)) {
+        handled = (count > 0 ? count : 0) - (int)(state->held - held);
+        handled += (int)ready_receive_held(loop, loop->stats.received_bytes - before);
+    }
     loop->stats.syscalls += poller->syscalls;
     poller->syscalls = 0;
-    return count;
+    return handled;
 }
 
 /* ---- closing -------------------------------------------------------------------------------- */
@@ -449,15 +359,14 @@ ready_forget(struct berth_loop *loop, struct berth_slot *slot)
 static int
 ready_nest(struct berth_loop *loop)
 {
-    struct poller *poller = state_of(loop)->poller;
+    struct poller *poller = ready_state(loop)->poller;
     return poller->interface->descriptor(poller);
 }
 
 static int
 ready_rest(struct berth_loop *loop)
 {
-    (void)loop;
-    return 0; /* nothing is ever kept back from the kernel, and what is left stays ready */
+    return ready_state(loop)->held > 0; /* all others stay ready, and the kernel knows it */
 }
 
 /* ---- life ----------------------------------------------------------------------------------- */
@@ -511,7 +420,7 @@ create_poll(struct berth_loop *loop, char *why, size_t why_size)
 static void
 ready_destroy(struct berth_loop *loop)
 {
-    struct ready_engine *state = state_of(loop);
+    struct ready_engine *state = ready_state(loop);
     if (state == NULL)
         return;
     state->poller->interface->destroy(state->poller);

@@ -1,8 +1,9 @@
 /*
- * What the two files of the readiness engine share.
+ * What the files of the readiness engine share.
  *
- *   engine_ready.c      streams, and everything else
- *   engine_ready_udp.c  datagrams
+ *   engine_ready.c           the poller, turns, sending, accepting
+ *   engine_ready_receive.c   receiving
+ *   engine_ready_udp.c       datagrams
  *   engine_ready_zerocopy.c  sends that the kernel reads in place
  *
  * SPDX-License-Identifier: MIT
@@ -11,12 +12,52 @@
 #define BERTH_LOOP_ENGINE_READY_H
 
 #include "loop/loop_internal.h"
+#include "loop/poller.h"
+
+struct ready_engine {
+    struct poller *poller;
+    uint32_t events_max;
+    uint32_t alone;       /**< turns in a row with one event, and no more */
+    uint32_t bulk_events; /**< of this turn, for those who receive a lot */
+    uint32_t held;        /**< events put by until the others have been seen to: first in `ready` */
+    int held_go;          /**< they have */
+    struct bulk_turns bulk; /**< how many of them may go in a turn */
+    struct poller_ready ready[];
+};
+
+/** Of slot->flags: one of the events put by is this connection's. */
+#define SLOT_HELD BERTH_SLOT_DRIVER_1
+
+/** And it tells of the end of the stream, behind whatever there is. */
+#define SLOT_HELD_END BERTH_SLOT_DRIVER_4
+
+static inline struct ready_engine *
+ready_state(const struct berth_loop *loop)
+{
+    return (struct ready_engine *)loop->engine_state;
+}
 
 /** Tells the poller what the bits of the slot say: CONN_RECEIVING, CONN_WRITABLE. */
 int ready_update_interest(struct berth_loop *loop, struct berth_slot *slot);
 
 int ready_receive_start(struct berth_loop *loop, struct berth_slot *slot);
 void ready_receive_stop(struct berth_loop *loop, struct berth_slot *slot);
+
+/** An event of a connection: receives, sends, and does what follows. */
+void ready_conn_event(struct berth_loop *loop, struct berth_slot *slot, uint32_t events);
+
+/* ---- engine_ready_receive.c --------------------------------------------------------------------
+ */
+
+/** Reads what there is, as far as a turn's share goes; `to_the_end`: the end may stand behind it.
+ */
+void ready_receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end);
+
+/**
+ * The others have been seen to, who received so much: now those whose events were put by. Returns
+ * how many of them went.
+ */
+unsigned ready_receive_held(struct berth_loop *loop, uint64_t received);
 
 /* ---- engine_ready_zerocopy.c -------------------------------------------------------------------
  */

@@ -505,10 +505,9 @@ uring_turn(struct berth_loop *loop, int timeout_ms)
         return (int)result;
     if (BERTH_UNLIKELY(IO_URING_READ_ONCE(*state->ring.sq.kflags) & IORING_SQ_CQ_OVERFLOW))
         loop->stats.overflows++;
+    const uint64_t before = loop->stats.received_bytes;
     state->reaped = reap(loop);
-    if (state->receivers > 0)
-        state->alone = state->receivers == 1 ? state->alone + 1 : 0;
-    state->receivers = state->receiver = 0;
+    uring_receive_turn_over(loop, loop->stats.received_bytes - before);
     if (BERTH_UNLIKELY(state->lanes_used > 0))
         uring_lane_tick(loop);
     if (state->udp != NULL)

@@ -137,10 +137,12 @@ struct uring_engine {
     uint32_t setup_flags;
     uint32_t kernel_features; /**< that the ring was made with */
     uint32_t gathers_used;
-    uint32_t reaped;    /**< completions of the last turn */
-    uint32_t receivers; /**< connections that received in this turn, roughly */
-    uint32_t receiver;  /**< 1 + index of the last of them */
-    uint32_t alone;     /**< turns in a row in which one connection received, and no other */
+    uint32_t reaped;            /**< completions of the last turn */
+    uint32_t receivers;         /**< connections that received in this turn, roughly */
+    uint32_t receivers_of_bulk; /**< of those, who receive a lot */
+    uint32_t receiver;          /**< 1 + index of the last of them */
+    uint32_t alone;         /**< turns in a row in which one connection received, and no other */
+    struct bulk_turns bulk; /**< whose turn it is */
     uint32_t lanes_used;
     struct uring_lane lanes[LANES_MAX];
     int ring_fd_registered;
@@ -246,6 +248,9 @@ int uring_receive_start(struct berth_loop *loop, struct berth_slot *slot);
 void uring_receive_stop(struct berth_loop *loop, struct berth_slot *slot);
 void uring_on_receive(struct berth_loop *loop, struct berth_slot *slot,
                       const struct io_uring_cqe *completion);
+
+/** All completions of a turn have been seen to, which brought so much. */
+void uring_receive_turn_over(struct berth_loop *loop, uint64_t bytes);
 
 /**
  * How much a receive may bring before it ends: of `bytes`, the connection's share of a turn, what

@@ -64,12 +64,30 @@ post_single(const struct berth_loop *loop, const struct berth_slot *slot,
     submission->len = most;
 }
 
+/**
+ * A receive of a lot, posted now, comes with the next wait, before which others may be heard. Who
+ * has waited for longest in the list of things to do goes first.
+ */
+static int
+is_put_off(const struct berth_loop *loop)
+{
+    const struct bulk_turns *bulk = &uring_state(loop)->bulk;
+    return bulk->company > 0 && (!loop->todo_runs || !bulk_may_go(bulk));
+}
+
 int
 uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
 {
     struct uring_engine *state = uring_state(loop);
     if (BERTH_UNLIKELY(slot->flags & SLOT_PARKED))
         return uring_pull_post(loop, slot);
+    if (BERTH_UNLIKELY(slot->flags & SLOT_BULK) && is_put_off(loop)) {
+        loop->put_off = 1;
+        conn_todo(loop, slot);
+        return 0;
+    }
+    if (BERTH_UNLIKELY(slot->flags & SLOT_BULK))
+        bulk_went(&state->bulk, loop->options.fairness_bytes);
     struct io_uring_sqe *submission = uring_begin_operation(loop, slot);
     if (submission == NULL) {
         conn_todo(loop, slot);
@@ -335,6 +353,7 @@ uring_on_receive(struct berth_loop *loop, struct berth_slot *slot,
     if (state->receiver != slot->index + 1) {
         state->receiver = slot->index + 1;
         state->receivers++;
+        state->receivers_of_bulk += (slot->flags & SLOT_BULK) != 0;
     }
     if (result >= (int32_t)RECEIVE_BYTES)
         slot->flags |= SLOT_BULK;
@@ -357,4 +376,15 @@ uring_on_receive(struct berth_loop *loop, struct berth_slot *slot,
     else if (BERTH_UNLIKELY(slot->state & CONN_UNPROVEN) && !ended &&
              !(flags & IORING_CQE_F_SOCK_NONEMPTY))
         prove_receive(loop, slot);
+}
+
+void
+uring_receive_turn_over(struct berth_loop *loop, uint64_t bytes)
+{
+    struct uring_engine *state = uring_state(loop);
+    if (state->receivers > 0)
+        state->alone = state->receivers == 1 ? state->alone + 1 : 0;
+    bulk_turn_over(&state->bulk, state->receivers > state->receivers_of_bulk);
+    bulk_turn_begin(&state->bulk, loop->todo_count, bytes, loop->options.fairness_bytes);
+    state->receivers = state->receivers_of_bulk = state->receiver = 0;
 }

@@ -177,7 +177,9 @@ struct berth_loop {
 
     uint32_t todo_head, todo_tail; /**< 1 + index, through slot->queue */
     uint32_t todo_count;
-    int resting;               /**< another loop waits for this one: see loop_due */
+    int todo_runs; /**< it is being worked off */
+    int put_off;   /**< the connection of now must leave the rest of its things to the next turn */
+    int resting;   /**< another loop waits for this one: see loop_due */
     struct conn_list starved;  /**< first come, first served */
     struct conn_list draining; /**< to be closed when their queue is sent; oldest first */
     struct conn_list closing;  /**< waiting for the kernel to let go; oldest first */

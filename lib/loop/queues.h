@@ -55,6 +55,47 @@ struct receive_buffer {
 #define SHARES_ALONE 16
 #define ALONE_TURNS 8
 
+/**
+ * Whose turn it is of those who receive a lot, as long as others are there who receive a little:
+ * a turn has room for one share, and for one more by every four that wait, so that the others never
+ * wait for many. When nobody else is there, all may go.
+ */
+struct bulk_turns {
+    uint32_t company; /**< turns for which others are taken to be there */
+    uint64_t left;    /**< bytes that may still be received in this turn */
+};
+
+#define BULK_WAITING_PER_SHARE 4
+#define BULK_COMPANY_TURNS 64
+
+/** `waiting` wait; `bytes` came in already, of whoever did not. One may go in any case. */
+static inline void
+bulk_turn_begin(struct bulk_turns *bulk, uint32_t waiting, uint64_t bytes, uint32_t share)
+{
+    const uint64_t room = (1 + (uint64_t)waiting / BULK_WAITING_PER_SHARE) * share;
+    bulk->left = bytes < room ? room - bytes : 1;
+}
+
+static inline void
+bulk_turn_over(struct bulk_turns *bulk, int others)
+{
+    bulk->company = others ? BULK_COMPANY_TURNS : bulk->company - (bulk->company > 0);
+}
+
+/** Whether one more may go in this turn. */
+static inline int
+bulk_may_go(const struct bulk_turns *bulk)
+{
+    return bulk->company == 0 || bulk->left > 0;
+}
+
+/** It has received so much, or will. */
+static inline void
+bulk_went(struct bulk_turns *bulk, uint64_t bytes)
+{
+    bulk->left -= bytes < bulk->left ? bytes : bulk->left;
+}
+
 /** What such a batch holds on to until its sends are done. */
 struct batch {
     struct berth_slot *flush[BATCH_MAX];      /**< have something queued to send */

@@ -54,6 +54,86 @@ START_TEST(flood_leaves_the_turn_to_others)
 }
 END_TEST
 
+/* Several floods: with others there, they take turns. */
+
+#define FLOODS 8
+
+static uint64_t flooded[64]; /* by index */
+
+static void
+count_or_echo(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
+{
+    if (*(const char *)spans->data != 0)
+        rig_echo(conn, spans, n, bytes);
+    else
+        flooded[berth_token_index(berth_conn_token(conn)) % 64] += bytes;
+}
+
+/** One turn with all floods at the door; returns the bytes that it took in. */
+static uint64_t
+flooded_turn(const struct rig *rig, const int *clients)
+{
+    const uint64_t before = rig_stats(rig).received_bytes;
+    for (unsigned i = 0; i < FLOODS; i++)
+        rig_flood(clients[i]);
+    (void)rig_turn(rig, RIG_TURN_MS);
+    return rig_stats(rig).received_bytes - before;
+}
+
+/** What the flood that received least has, in hundredths of an even part. */
+static uint64_t
+least_flooded(void)
+{
+    uint64_t least = UINT64_MAX, all = 0;
+    for (unsigned i = 0; i < 64; i++) {
+        all += flooded[i];
+        if (flooded[i] != 0 && flooded[i] < least)
+            least = flooded[i];
+    }
+    return least * 100 * FLOODS / all;
+}
+
+START_TEST(floods_take_turns_beside_others)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const struct berth_handlers handlers = {.data = count_or_echo};
+    struct berth_loop_options options;
+    struct rig rig;
+    int clients[FLOODS + 1];
+    rig_options(&options, engine, NULL);
+    rig_begin(&rig, &options, &handlers, NULL);
+    const uint64_t share = options.fairness_bytes;
+    for (unsigned i = 0; i <= FLOODS; i++)
+        clients[i] = rig_client(&rig);
+    RIG_UNTIL(&rig, berth_loop_conns(rig.loop) == FLOODS + 1, 100);
+    uint64_t most = 0;
+    for (unsigned i = 0; i < 400; i++) {
+        if (i == 20) { /* by now all are known for what they are */
+            memset(flooded, 0, sizeof(flooded));
+            most = 0;
+        }
+        char byte = 'x';
+        rig_write(clients[FLOODS], &byte, 1);
+        for (unsigned k = 0; k < 2; k++) {
+            const uint64_t bytes = flooded_turn(&rig, clients);
+            most = bytes > most ? bytes : most;
+        }
+        ck_assert_int_eq(rig_read(clients[FLOODS], &byte, 1), 1);
+    }
+    /* A share, one more for every four, and what one began may come a turn later. */
+    const uint64_t bound = 4 * share + share / 2;
+    ck_assert_uint_le(most, bound);
+    ck_assert_uint_ge(least_flooded(), 25);
+    unsigned turns = 0; /* when nobody else is there any more, all go */
+    while (flooded_turn(&rig, clients) <= bound)
+        ck_assert_uint_lt(++turns, 3000);
+    for (unsigned i = 0; i < FLOODS; i++)
+        rig_reset(clients[i]); /* the loop need not swallow what they have sent */
+    rig_close_all(&rig, &clients[FLOODS], 1);
+    rig_end(&rig);
+}
+END_TEST
+
 /* A stream without an end, to a reader of its own thread that keeps up. */
 
 static char stream[256 * 1024];
@@ -209,6 +289,7 @@ main(void)
 {
     Suite *suite = suite_create("loop fairness");
     RIG_ADD(suite, flood_leaves_the_turn_to_others);
+    RIG_ADD(suite, floods_take_turns_beside_others);
     RIG_ADD(suite, endless_stream_leaves_the_turn_to_others);
     RIG_ADD(suite, credit_by_sips);
     RIG_ADD(suite, end_behind_data);
