@@ -6,8 +6,14 @@
  */
 #include "loop/loop_rig.h"
 
+#include <berth/loop_cross.h>
+
 #include <fcntl.h>
+#include <linux/sockios.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 
 #define MIB ((size_t)1 << 20)
 
@@ -53,6 +59,8 @@ START_TEST(flood_leaves_the_turn_to_others)
     rig_end(&rig);
 }
 END_TEST
+
+static char stream[256 * 1024];
 
 /* Several floods: with others there, they take turns. */
 
@@ -134,9 +142,51 @@ START_TEST(floods_take_turns_beside_others)
 }
 END_TEST
 
-/* A stream without an end, to a reader of its own thread that keeps up. */
+static void
+wait_until_acknowledged(int client)
+{
+    int bytes = 1;
+    while (bytes > 0) {
+        ck_assert_int_eq(ioctl(client, SIOCOUTQ, &bytes), 0);
+        (void)sched_yield();
+    }
+}
 
-static char stream[256 * 1024];
+START_TEST(outer_loop_hears_of_floods_put_off)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const struct berth_handlers handlers = {.data = count_or_echo};
+    struct berth_loop_options options;
+    struct rig rig;
+    int clients[FLOODS + 1];
+    rig_options(&options, engine, NULL);
+    options.fairness_bytes = 16 * 1024;
+    rig_begin(&rig, &options, &handlers, NULL);
+    for (unsigned i = 0; i <= FLOODS; i++)
+        clients[i] = rig_client(&rig);
+    RIG_UNTIL(&rig, berth_loop_conns(rig.loop) == FLOODS + 1, 100);
+    struct pollfd outer = {.fd = berth_loop_fd(rig.loop), .events = POLLIN};
+    const int nests = strcmp(engine, "poll") != 0; /* that has no descriptor: it just turns */
+    ck_assert_int_eq(outer.fd >= 0, nests);
+    uint64_t sent = 0;
+    for (unsigned round = 0; round < 30; round++) {
+        rig_write(clients[FLOODS], "x", 1);
+        for (unsigned i = 0; i < FLOODS; i++)
+            rig_write(clients[i], stream, options.fairness_bytes); /* then nothing is left ready */
+        for (unsigned i = 0; i <= FLOODS; i++)
+            wait_until_acknowledged(clients[i]);
+        sent += 1 + FLOODS * (uint64_t)options.fairness_bytes;
+        while (rig_stats(&rig).received_bytes < sent) {
+            ck_assert_int_eq(poll(&outer, (nfds_t)nests, 0), nests);
+            (void)rig_turn(&rig, 0);
+        }
+    }
+    rig_close_all(&rig, clients, FLOODS + 1);
+    rig_end(&rig);
+}
+END_TEST
+
+/* A stream without an end, to a reader of its own thread that keeps up. */
 
 /** Twice that is queued at a time: by an event, behind it, and from the list of things to do. */
 #define POURS_PER_TURN_MAX 4
@@ -290,6 +340,7 @@ main(void)
     Suite *suite = suite_create("loop fairness");
     RIG_ADD(suite, flood_leaves_the_turn_to_others);
     RIG_ADD(suite, floods_take_turns_beside_others);
+    RIG_ADD(suite, outer_loop_hears_of_floods_put_off);
     RIG_ADD(suite, endless_stream_leaves_the_turn_to_others);
     RIG_ADD(suite, credit_by_sips);
     RIG_ADD(suite, end_behind_data);
