@@ -71,12 +71,6 @@ struct engine {
     void (*send)(struct berth_loop *loop, struct berth_slot *conn);
 
     /**
-     * Somebody waits for progress from now on: a send in flight that shows none before all of it is
-     * taken comes back with what has been taken, and the rest is sent anew. NULL: there are none.
-     */
-    void (*send_recall)(struct berth_loop *loop, struct berth_slot *conn);
-
-    /**
      * Learns at once which sends that are read in place the kernel is done with, where an event
      * would tell of it later. NULL: each is an event of its own.
      */

@@ -132,8 +132,7 @@ uring_send(struct berth_loop *loop, struct berth_slot *slot)
         return;
     }
     const int fd = berth_slot_fd(slot);
-    /* The kernel resumes short sends by itself, unless somebody wants to see them. */
-    const int flags = MSG_NOSIGNAL | (timeouts_want_progress(loop, slot) ? 0 : MSG_WAITALL);
+    const int flags = MSG_NOSIGNAL | MSG_DONTWAIT; /* see engine_uring_room.c */
     if (many) {
         size_t bytes;
         struct gather *gather = &state->gathers[state->gathers_used++];
@@ -162,10 +161,8 @@ on_send(struct berth_loop *loop, struct berth_slot *slot, int32_t result, uint32
     (void)berth_slot_end(slot);
     slot->state &= ~(uint32_t)CONN_SENDING;
     send_end(loop, slot, result > 0 ? (size_t)result : 0);
-    /* -ECANCELED: recalled, and nothing had been taken. */
-    if (BERTH_UNLIKELY(result <= 0) && result != -EINTR && result != -EAGAIN &&
-        result != -ECANCELED && !(slot->flags & BERTH_SLOT_CLOSING))
-        conn_failed(loop, slot, result == 0 ? -EPIPE : result);
+    if (BERTH_UNLIKELY(result <= 0))
+        uring_send_refused(loop, slot, result);
     if (slot->buffer != 0)
         slot->state |= CONN_TODO; /* more has been queued meanwhile */
     loop->current = slot;
@@ -532,7 +529,6 @@ const struct engine berth_engine_uring = {
     .pull_start = uring_pull_start,
     .pull_stop = uring_pull_stop,
     .send = uring_send,
-    .send_recall = uring_send_recall,
     .connect_wait = uring_connect_wait,
     .cancel = uring_cancel,
     .forget = uring_forget,

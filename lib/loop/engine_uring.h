@@ -5,7 +5,7 @@
  *   engine_uring_receive.c   the same for receives
  *   engine_uring_zerocopy.c  sends that the kernel reads in place
  *   engine_uring_close.c    making operations come back
- *   engine_uring_file.c     files in the send queue
+ *   engine_uring_room.c     waiting for room in a full socket; files in the send queue
  *   engine_uring_lane.c      rings of buffers that bulk connections have to themselves
  *   engine_uring_park.c      what idle connections have in place of a receive
  *   engine_uring_nested.c    a descriptor for another loop
@@ -230,10 +230,14 @@ int uring_poll_writable(struct berth_loop *loop, struct berth_slot *slot, enum l
 /** The last completion of a posted operation has come. */
 void uring_operation_ended(struct berth_slot *slot);
 
-/* ---- files: engine_uring_file.c -------------------------------------------------------------- */
+/* ---- waiting for room: engine_uring_room.c --------------------------------------------------- */
 
 /** send, from a queue for which send_file_is_next. Always 1. */
 BERTH_COLD int uring_send_file(struct berth_loop *loop, struct berth_slot *slot);
+
+/** A send was not taken, because of `result` (-errno, or 0): waits for room, or fails. */
+BERTH_COLD void uring_send_refused(struct berth_loop *loop, struct berth_slot *slot,
+                                   int32_t result);
 
 /**
  * A send's completion, when there was none: nodes (in_flight of the queue's head) is 0, and it is a
@@ -350,9 +354,6 @@ int uring_on_zerocopy(struct berth_loop *loop, struct berth_slot *slot,
                       const struct io_uring_cqe *completion);
 
 /* ---- closing: engine_uring_close.c ----------------------------------------------------------- */
-
-/** A send in flight comes back with what the kernel has taken of it. */
-void uring_send_recall(struct berth_loop *loop, struct berth_slot *slot);
 
 void uring_cancel(struct berth_loop *loop, struct berth_slot *slot);
 void uring_forget(struct berth_loop *loop, struct berth_slot *slot);

@@ -14,12 +14,13 @@ cancel_operation(struct berth_loop *loop, const struct berth_slot *slot, enum lo
 {
     struct io_uring_sqe *submission = uring_get_submission(loop);
     if (submission == NULL)
-        return; /* it will be asked again, or (a send that is recalled) goes on as it was */
+        return; /* it will be asked again */
     io_uring_prep_cancel64(submission, berth_slot_token(slot, (uint8_t)op), 0);
     uring_set_token(submission, slot, OP_CANCEL);
 }
 
-/** The send that the kernel has not taken yet. A notification cannot be cancelled. */
+/** The send that the kernel has not taken yet, or what waits for room. A notification cannot be
+ * cancelled. */
 static void
 cancel_send(struct berth_loop *loop, const struct berth_slot *slot)
 {
@@ -27,13 +28,6 @@ cancel_send(struct berth_loop *loop, const struct berth_slot *slot)
     const unsigned sending = in_place == NULL ? 0 : in_place->sending;
     cancel_operation(loop, slot,
                      sending == 0 ? OP_SEND : (enum loop_op)(OP_ZEROCOPY + sending - 1));
-}
-
-void
-uring_send_recall(struct berth_loop *loop, struct berth_slot *slot)
-{
-    if (slot->state & CONN_SENDING)
-        cancel_send(loop, slot);
 }
 
 /**

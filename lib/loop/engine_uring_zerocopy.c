@@ -66,7 +66,7 @@ uring_zerocopy_send(struct berth_loop *loop, struct berth_slot *slot)
         return 1;
     }
     const int fd = berth_slot_fd(slot);
-    const int flags = MSG_NOSIGNAL | (timeouts_want_progress(loop, slot) ? 0 : MSG_WAITALL);
+    const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
     if (ask.count > 1) {
         state->gathers_used++;
         memset(&gather->message, 0, sizeof(gather->message));
@@ -101,10 +101,9 @@ on_taken(struct berth_loop *loop, struct berth_slot *slot, unsigned send, int32_
         state->reports_usage = REPORTS_WORK;
     slot->state &= ~(uint32_t)CONN_SENDING;
     zerocopy_taken(loop, slot, send, result > 0 ? (size_t)result : 0, more);
-    if (BERTH_UNLIKELY(result <= 0) && result != -EINTR && result != -EAGAIN &&
-        result != -ECANCELED && /* recalled, and nothing had been taken */
-        !(slot->flags & BERTH_SLOT_CLOSING) && !refused(loop, slot, result))
-        conn_failed(loop, slot, result == 0 ? -EPIPE : result);
+    if (BERTH_UNLIKELY(result <= 0) && !(slot->flags & BERTH_SLOT_CLOSING) &&
+        !refused(loop, slot, result))
+        uring_send_refused(loop, slot, result);
     if (slot->buffer != 0)
         slot->state |= CONN_TODO;
 }

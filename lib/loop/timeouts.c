@@ -180,14 +180,11 @@ void
 timeouts_set(struct berth_loop *loop, struct berth_slot *slot, enum berth_timeout kind, uint32_t ms)
 {
     struct conn_timeouts *timeouts = &slot_cold(loop, slot)->timeouts;
-    const int wanted_before = timeouts_want_progress(loop, slot);
     timeouts->period_ms[kind] = ms;
     timeouts->from_ms[kind] = (uint32_t)loop_time(loop);
     if (kind == BERTH_TIMEOUT_WRITE)
         timeouts->queue_was_empty = slot->buffer == 0;
     look_again(loop, slot);
-    if (loop->engine->send_recall != NULL && !wanted_before && timeouts_want_progress(loop, slot))
-        loop->engine->send_recall(loop, slot); /* it was begun when nobody watched */
 }
 
 void
@@ -213,15 +210,4 @@ timeouts_receive_resumed(struct berth_loop *loop, struct berth_slot *slot)
     struct conn_timeouts *timeouts = &slot_cold(loop, slot)->timeouts;
     if (timeouts->period_ms[BERTH_TIMEOUT_READ] != 0)
         timeouts->from_ms[BERTH_TIMEOUT_READ] = (uint32_t)loop_time(loop);
-}
-
-int
-timeouts_want_progress(const struct berth_loop *loop, const struct berth_slot *slot)
-{
-    if (loop->timed == 0 || queue_bytes(loop, slot) <= TIMEOUT_SEND_BYTES)
-        return 0;
-    const struct conn_cold *cold = slot_cold(loop, slot);
-    BERTH_ASSERT(cold != NULL);
-    const uint32_t *period_ms = cold->timeouts.period_ms;
-    return (period_ms[BERTH_TIMEOUT_WRITE] | period_ms[BERTH_TIMEOUT_IDLE]) != 0;
 }

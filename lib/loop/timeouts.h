@@ -18,9 +18,6 @@ struct conn_timeouts {
     uint32_t queue_was_empty;                /**< at the last look */
 };
 
-/** A queue above this is sent in pieces, so that it shows whether the kernel takes any. */
-#define TIMEOUT_SEND_BYTES 16384
-
 /** Sets or clears one. What the arguments may be has been checked. */
 void timeouts_set(struct berth_loop *loop, struct berth_slot *slot, enum berth_timeout kind,
                   uint32_t ms);
@@ -33,8 +30,5 @@ void timeouts_receive_resumed(struct berth_loop *loop, struct berth_slot *slot);
 
 /** It is being closed. */
 void timeouts_stop(struct berth_loop *loop, struct berth_slot *slot);
-
-/** Whether somebody waits for the kernel to take more of this queue. */
-int timeouts_want_progress(const struct berth_loop *loop, const struct berth_slot *slot);
 
 #endif

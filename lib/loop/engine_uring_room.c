@@ -1,11 +1,15 @@
 /*
- * Files on io_uring: sent by system calls, as the ring would have a thread of its own wait for the
- * disk and the socket; only to learn that the socket has room again a poll request is posted.
+ * Waiting, on io_uring, until a full socket has room again. No send waits in the kernel
+ * (MSG_DONTWAIT): it takes what fits, or says -EAGAIN, and then a poll request is posted. Files are
+ * sent by system calls, as the ring would have a thread of its own wait for the disk and the
+ * socket, and wait for room in the same way.
  *
- * Every poll request of io_uring waits for POLLRDHUP too, whether it was asked for or not. When the
- * peer has finished sending that is true for good, and a single one would end at once, again and
- * again, for as long as the socket is full. Then a multishot one is posted, which tells it once and
- * later only what is new, and is cancelled when there is room.
+ * Every poll of io_uring waits for POLLRDHUP too, whether it was asked to or not, also the one that
+ * it arms behind a send that would block. When the peer has finished sending that is true for good:
+ * such a send would be tried over and over, and given to a thread that blocks. A single poll
+ * request would end at once, for as long as the socket is full. So when one ends without room, a
+ * multishot one is posted: it tells once what is true already and later only what is new, and is
+ * cancelled when there is room.
  *
  * The invariant: while one is posted CONN_SENDING is set, as for a send, and nothing of the queue
  * is in flight, as for no send. It has a send's token, and is cancelled like one.
@@ -36,6 +40,13 @@ post_poll(struct berth_loop *loop, struct berth_slot *slot, int multishot)
     return 0;
 }
 
+/** The same, in the way that suits the connection. */
+static int
+wait_for_room(struct berth_loop *loop, struct berth_slot *slot)
+{
+    return post_poll(loop, slot, (slot->state & CONN_EOF) != 0);
+}
+
 /** There is room, which a multishot one tells once: if it cannot be ended now, nothing would be. */
 static void
 end_poll(struct berth_loop *loop, struct berth_slot *slot)
@@ -50,13 +61,26 @@ end_poll(struct berth_loop *loop, struct berth_slot *slot)
     uring_set_token(submission, slot, OP_CANCEL);
 }
 
+void
+uring_send_refused(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
+{
+    if (slot->flags & BERTH_SLOT_CLOSING || result == -EINTR || result == -ECANCELED)
+        return;
+    if (result != -EAGAIN) {
+        conn_failed(loop, slot, result == 0 ? -EPIPE : result);
+        return;
+    }
+    loop->stats.sends_short++;
+    (void)wait_for_room(loop, slot); /* refused: it is sent again, and finds no room again */
+}
+
 int
 uring_send_file(struct berth_loop *loop, struct berth_slot *slot)
 {
     const enum send_file_result result = send_file_now(loop, slot);
     if (result == SEND_FILE_REST)
         return 1;
-    if (result != SEND_FILE_FULL || post_poll(loop, slot, (slot->state & CONN_EOF) != 0) != 0)
+    if (result != SEND_FILE_FULL || wait_for_room(loop, slot) != 0)
         conn_todo(loop, slot);
     return 1;
 }
@@ -65,7 +89,9 @@ void
 uring_on_other_send(struct berth_loop *loop, struct berth_slot *slot, int32_t result,
                     unsigned nodes, int ended)
 {
-    const int writable = result > 0 && result & (POLLOUT | POLLERR | POLLHUP);
+    /* Not POLLERR, which may be about news that nobody here reads. An error that ends the
+     * connection comes with one of these. */
+    const int writable = result > 0 && result & (POLLOUT | POLLHUP);
     if (nodes != 0) { /* what is sent completes as something else: nobody asked for this */
         loop->stats.stale++;
         return;
