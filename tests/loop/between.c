@@ -169,6 +169,11 @@ look_at_submission(const struct io_uring_sqe *submission)
         between.flying_max = between.flying[fd];
     if (look)
         ck_assert(!(submission->flags & IOSQE_BUFFER_SELECT));
+    const int sends =
+        submission->opcode == IORING_OP_SEND || submission->opcode == IORING_OP_SENDMSG ||
+        submission->opcode == IORING_OP_SEND_ZC || submission->opcode == IORING_OP_SENDMSG_ZC;
+    if (sends) /* nothing waits in the kernel for room */
+        ck_assert_uint_eq(submission->msg_flags & (MSG_DONTWAIT | MSG_WAITALL), MSG_DONTWAIT);
     if (look || submission->opcode != IORING_OP_RECV)
         return;
     between.receives++;

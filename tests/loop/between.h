@@ -7,6 +7,7 @@
  *   a buffer is put into the ring that the kernel still has, or one without an address or length;
  *   two receives are posted on one descriptor;
  *   a receive may wait for the whole of its buffer, or reports more than it delivered;
+ *   a send may wait for room in its socket;
  *   a descriptor is closed on which the kernel still has an operation;
  *   a wait has no end.
  * And it scribbles over every submission and every entry of the ring of buffers that the kernel has

@@ -105,15 +105,21 @@ begin(struct scene *scene, const struct berth_handlers *handlers)
 
 /** A pair of local sockets in place of TCP, whose buffers have timers of their own. */
 static inline void
-begin_pair(struct scene *scene)
+begin_pair_with(struct scene *scene, const struct berth_handlers *handlers)
 {
     int ends[2];
-    rig_begin(&scene->rig, &scene->options, &with_timeout, scene);
+    rig_begin(&scene->rig, &scene->options, handlers, scene);
     const int bytes = SOCKET_BYTES;
     ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
     ck_assert_int_eq(setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
-    ck_assert_int_eq(berth_adopt(scene->rig.loop, ends[0], &with_timeout, scene, &scene->token), 0);
+    ck_assert_int_eq(berth_adopt(scene->rig.loop, ends[0], handlers, scene, &scene->token), 0);
     scene->client = ends[1];
+}
+
+static inline void
+begin_pair(struct scene *scene)
+{
+    begin_pair_with(scene, &with_timeout);
 }
 
 static inline struct berth_conn *

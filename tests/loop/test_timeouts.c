@@ -233,6 +233,53 @@ START_TEST(set_in_the_middle_of_a_send_over_tcp)
 }
 END_TEST
 
+static unsigned ends_of_streams;
+
+static void
+note_eof(struct berth_conn *conn)
+{
+    (void)conn;
+    ends_of_streams++;
+}
+
+/** The peer has finished sending before, or while a send waits for it. */
+START_TEST(write_to_one_who_has_finished)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const struct berth_handlers staying = {.open = scene_open,
+                                                  .data = scene_data,
+                                                  .timeout = scene_timeout,
+                                                  .eof = note_eof,
+                                                  .close = scene_close};
+    for (unsigned i = 0; i < 4; i++) {
+        struct scene scene;
+        prepare(&scene, engine);
+        const unsigned first = i % 2;
+        scene.options.send_high_bytes = i < 2 ? 2 * QUEUED_BYTES : 65536; /* then it is paused */
+        scene.options.send_low_bytes = 32768;
+        scene.options.send_max_bytes = 2 * QUEUED_BYTES;
+        begin_pair_with(&scene, &staying);
+        RIG_UNTIL(&scene.rig, scene.opens == 1, TURNS);
+        ends_of_streams = 0;
+        if (first)
+            ck_assert_int_eq(shutdown(scene.client, SHUT_WR), 0);
+        RIG_UNTIL(&scene.rig, ends_of_streams == first, TURNS);
+        queue_much(&scene);
+        fill_sockets(&scene, 1);
+        ck_assert_int_eq(shutdown(scene.client, SHUT_WR), 0);
+        limit(&scene, BERTH_TIMEOUT_WRITE, PERIOD_MS);
+        for (unsigned reads = 0; reads < 4; reads++) {
+            ck_assert_uint_ge(client_reads(&scene, 4 * SOCKET_BYTES), 4 * SOCKET_BYTES);
+            fill_sockets(&scene, 1);
+            must_be_quiet(&scene, PERIOD_MS - STEP_MS);
+        }
+        must_come(&scene, BERTH_TIMEOUT_WRITE, clock_now_ms - (PERIOD_MS - STEP_MS), PERIOD_MS, 0,
+                  STEP_MS);
+        end(&scene);
+    }
+}
+END_TEST
+
 START_TEST(total_whatever_happens)
 {
     RIG_ENGINE_OR_RETURN(engine);
@@ -439,6 +486,7 @@ main(void)
     RIG_ADD(suite, set_in_the_middle_of_a_send);
     RIG_ADD(suite, set_in_the_middle_of_a_send_over_tcp);
     RIG_ADD(suite, write_of_a_file);
+    RIG_ADD(suite, write_to_one_who_has_finished);
     RIG_ADD(suite, total_whatever_happens);
     RIG_ADD(suite, connecting);
     RIG_ADD(suite, connected_in_time);
