@@ -364,11 +364,15 @@ BERTH_API int berth_send_chain(struct berth_conn *conn, struct berth_chain *chai
  * loop. What is changed in the file meanwhile may or may not arrive changed.
  *
  * Where the kernel cannot send a file by reference, and where a loop with direct descriptors finds
- * no descriptor free, it is read into pool buffers (sent_gather, and sent_kernel).
+ * no descriptor free, it is read into pool buffers (sent_gather, and sent_kernel). If there is none
+ * the queue waits until one is given back, by whatever thread; closing and timeouts go on.
  *
  * When the bytes do not come the connection is closed with a reset, and the reason -ENODATA: the
- * file has become shorter; -ENOBUFS: it must be read into a buffer, and there is none; or what
- * reading it says, as -EIO.
+ * file has become shorter; -ENOBUFS: it must be read into a buffer, and no queue node is free for
+ * that; or what reading it says, as -EIO.
+ *
+ * A connection that leaves its loop (berth_conn_detach, berth_conn_move) goes when the file and
+ * what is queued behind it have gone; files are never handed over.
  *
  * A program that ignores SIGPIPE, when it calls this and for as long as the file is under way,
  * saves two system calls per turn.

@@ -97,11 +97,12 @@ typedef void (*berth_moved_fn)(struct berth_loop *to, berth_token token, int err
 
 /**
  * Hands a connection over to another loop, of any engine, in any thread: berth_conn_detach here and
- * berth_adopt there. On the new loop `handlers->open` is called with `ctx`, and everything else
- * after it; on the old one no callback follows, not even `close`. The payload travels along, and of
- * the cold record what fits; credit, timeouts and counters do not. A sending side that has been
- * shut down stays so, and an end of the stream is told again. `to` must not be destroyed before
- * `moved` has been called.
+ * berth_adopt there. What is queued, files included (berth_send_file), goes from the old loop
+ * first, and is waited for. On the new loop `handlers->open` is called with `ctx`, and everything
+ * else after it; on the old one no callback follows, not even `close`. The payload travels along,
+ * and of the cold record what fits; credit, timeouts, counters and what berth_conn_map said do not.
+ * A sending side that has been shut down stays so, and an end of the stream is told again. `to`
+ * must not be destroyed before `moved` has been called.
  * @param moved  may be NULL.
  * @return as berth_conn_detach; -EMFILE: the descriptor is past conns_max of `to`; -ENOMEM.
  *         Since 0.1.

@@ -2,7 +2,8 @@
  * The lists that connections stand in while they wait: for a buffer, for their last bytes to be
  * sent, for the kernel to let go. First come, first served, doubly linked through the cold records.
  *
- * The invariant: a bit of the state says whether a connection is in a list, and it is in each once.
+ * The invariant: a bit of the state, or a byte of the cold record, says whether a connection is in
+ * a list, and it is in each once.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -43,6 +44,15 @@ list_remove(struct berth_loop *loop, struct conn_list *list, enum conn_list_kind
     list->count--;
 }
 
+/** It has to queue for a buffer: for what comes, or for what is to be sent. */
+static void
+count_starved(struct berth_loop *loop, struct berth_slot *slot)
+{
+    loop->stats.starved++;
+    CONN_COUNT(loop, slot, starved, 1);
+    BERTH_PROBE_CONN(starve, slot);
+}
+
 void
 conn_starve(struct berth_loop *loop, struct berth_slot *slot)
 {
@@ -50,9 +60,7 @@ conn_starve(struct berth_loop *loop, struct berth_slot *slot)
     if (slot->state & CONN_STARVED)
         return;
     slot->state |= CONN_STARVED;
-    loop->stats.starved++;
-    CONN_COUNT(loop, slot, starved, 1);
-    BERTH_PROBE_CONN(starve, slot);
+    count_starved(loop, slot);
     list_append(loop, &loop->starved, LIST_STARVED, slot);
 }
 
@@ -72,6 +80,35 @@ conn_next_starved(struct berth_loop *loop)
         return NULL;
     struct berth_slot *slot = loop_slot(loop, loop->starved.head);
     conn_unstarve(loop, slot);
+    return slot;
+}
+
+void
+conn_file_wait(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (slot_cold(loop, slot)->file_waits)
+        return;
+    slot_cold(loop, slot)->file_waits = 1;
+    count_starved(loop, slot);
+    list_append(loop, &loop->files, LIST_FILES, slot);
+}
+
+void
+conn_file_unwait(struct berth_loop *loop, struct berth_slot *slot)
+{
+    if (!slot_cold(loop, slot)->file_waits)
+        return;
+    slot_cold(loop, slot)->file_waits = 0;
+    list_remove(loop, &loop->files, LIST_FILES, slot);
+}
+
+struct berth_slot *
+conn_next_file(struct berth_loop *loop)
+{
+    if (loop->files.head == 0)
+        return NULL;
+    struct berth_slot *slot = loop_slot(loop, loop->files.head);
+    conn_file_unwait(loop, slot);
     return slot;
 }
 

@@ -377,7 +377,7 @@ loop_start(struct berth_loop *loop)
 static int
 wait_ms(struct berth_loop *loop, int timeout_ms)
 {
-    if (loop->starved.count > 0)
+    if (loop->starved.count + loop->files.count > 0)
         timeout_ms = shorter(timeout_ms, STARVED_TICK_MS);
     timeout_ms = shorter(timeout_ms, udp_tick(loop));
     timeout_ms = shorter(timeout_ms, conn_closing_tick(loop));
@@ -414,6 +414,8 @@ turn(struct berth_loop *loop, int timeout_ms)
     (void)berth_pool_turn(loop->pool);
     if (loop->starved.count > 0)
         more += receive_starved(loop);
+    if (BERTH_UNLIKELY(loop->files.count > 0))
+        more += send_files_waiting(loop);
     send_batch(loop);
     receive_turn_over(loop);
     if (BERTH_UNLIKELY(loop->mapper != NULL))

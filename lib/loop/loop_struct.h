@@ -51,7 +51,7 @@ struct conn_link {
 #define STARVED_TICK_MS 5
 
 /** The lists a connection can be in, one place for each. */
-enum conn_list_kind { LIST_STARVED, LIST_CLOSING, LIST_KIND_COUNT };
+enum conn_list_kind { LIST_STARVED, LIST_CLOSING, LIST_FILES, LIST_KIND_COUNT };
 
 struct conn_list {
     uint32_t head, tail; /**< 1 + index, 0: none */
@@ -92,7 +92,8 @@ struct conn_cold {
     uint32_t map_wait_kib;       /**< to be received before mapping is tried again */
     uint8_t map_wish;            /**< enum map_wish */
     uint8_t map_failures;        /**< how often it did not pay */
-    unsigned char unused[50];
+    uint8_t file_waits;          /**< for a buffer to read its file into: it is in loop->files */
+    unsigned char unused[41];
 };
 #define CONN_COLD_BYTES 320
 BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "five cache lines");
@@ -181,6 +182,7 @@ struct berth_loop {
     int put_off;   /**< the connection of now must leave the rest of its things to the next turn */
     int resting;   /**< another loop waits for this one: see loop_due */
     struct conn_list starved;  /**< first come, first served */
+    struct conn_list files;    /**< with a file to be read into a buffer, of which there is none */
     struct conn_list draining; /**< to be closed when their queue is sent; oldest first */
     struct conn_list closing;  /**< waiting for the kernel to let go; oldest first */
     uint32_t conns;

@@ -199,6 +199,9 @@ enum send_file_result {
 /** Sends from the head of a queue for which send_file_is_next, without waiting for the socket. */
 enum send_file_result send_file_now(struct berth_loop *loop, struct berth_slot *slot);
 
+/** Serves those whose file waits for a buffer, as far as there are any. Returns how many. */
+unsigned send_files_waiting(struct berth_loop *loop);
+
 /** Gives up the file at the head of the queue. */
 void send_file_drop(struct berth_loop *loop, struct berth_slot *slot);
 

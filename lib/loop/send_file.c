@@ -10,7 +10,8 @@
  *
  * The invariants: the descriptor of a file is closed once, when its last byte was taken or the
  * queue is dropped; the bytes of a file are the file's, or the connection ends with a reset; what
- * cannot be sent by reference is read into pool buffers, which go out like any other.
+ * cannot be sent by reference is read into pool buffers, which go out like any other; a connection
+ * for which there is none waits in a list exactly until the next try, or until the file is dropped.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -21,6 +22,7 @@
 
 #include <string.h>
 
+#include "loop/conn_lists.h"
 #include "loop/splice.h"
 #include "os/copy.h"
 #include "os/sys.h"
@@ -110,6 +112,7 @@ send_file_drop(struct berth_loop *loop, struct berth_slot *slot)
     struct send_node *head = queue_head(loop, slot);
     const uint32_t index = head->lease.buffer;
     const struct send_file *file = send_node_file(loop, head);
+    conn_file_unwait(loop, slot);
     if (file->is_pipe) {
         splice_pipe_put(loop, file->fd, (int)file->offset, file->left == 0);
     } else {
@@ -254,17 +257,44 @@ send_by_reference(struct berth_loop *loop, struct berth_slot *slot, struct send_
     return SEND_FILE_FULL;
 }
 
-/** A pool buffer for a piece of it, the largest that is to be had and of use. */
+/** A pool buffer for a piece of it: the largest that is to be had and of use, or else any. */
 static int
 get_buffer(struct berth_loop *loop, const struct send_file *file, struct berth_lease *lease)
 {
-    int error = -ENOBUFS;
-    for (int size_class = BERTH_CLASS_64K; error && size_class >= BERTH_CLASS_512; size_class--)
-        if (size_class == BERTH_CLASS_512 ||
-            berth_class_bytes((enum berth_class)(size_class - 1)) < file->left)
-            error =
-                berth_pool_get(loop->pool, (enum berth_class)size_class, BERTH_FOR_ACTIVE, lease);
+    int of_use = BERTH_CLASS_64K, error = -ENOBUFS;
+    while (of_use > BERTH_CLASS_512 &&
+           berth_class_bytes((enum berth_class)(of_use - 1)) >= file->left)
+        of_use--;
+    for (int size_class = of_use; error && size_class >= BERTH_CLASS_512; size_class--)
+        error = berth_pool_get(loop->pool, (enum berth_class)size_class, BERTH_FOR_ACTIVE, lease);
+    for (int size_class = of_use + 1; error && size_class <= BERTH_CLASS_64K; size_class++)
+        error = berth_pool_get(loop->pool, (enum berth_class)size_class, BERTH_FOR_ACTIVE, lease);
     return error;
+}
+
+/** Whether get_buffer would find one. */
+static int
+has_buffer(const struct berth_loop *loop)
+{
+    for (int size_class = BERTH_CLASS_512; size_class <= BERTH_CLASS_64K; size_class++)
+        if (berth_pool_available(loop->pool, (enum berth_class)size_class, BERTH_FOR_ACTIVE) > 0)
+            return 1;
+    return 0;
+}
+
+unsigned
+send_files_waiting(struct berth_loop *loop)
+{
+    unsigned served = 0;
+    for (uint32_t waiting = loop->files.count; waiting > 0 && has_buffer(loop); waiting--) {
+        struct berth_slot *slot = conn_next_file(loop);
+        if (slot == NULL) /* an earlier one's callback has ended it */
+            break;
+        served++;
+        slot->state |= CONN_TODO;
+        conn_progress(loop, slot);
+    }
+    return served;
 }
 
 /** Puts a lease before the head of the queue. */
@@ -288,9 +318,11 @@ static enum send_file_result
 send_copied(struct berth_loop *loop, struct berth_slot *slot, struct send_file *file)
 {
     struct berth_lease lease;
-    int error = get_buffer(loop, file, &lease);
-    if (error)
-        return fail(loop, slot, error);
+    if (get_buffer(loop, file, &lease) != 0) {
+        conn_file_wait(loop, slot);
+        return SEND_FILE_REST;
+    }
+    conn_file_unwait(loop, slot);
     const size_t bytes = file->left < lease.length ? (size_t)file->left : lease.length;
     intptr_t got;
     do {
@@ -306,7 +338,7 @@ send_copied(struct berth_loop *loop, struct berth_slot *slot, struct send_file *
     lease.length = (uint32_t)got;
     CONN_COPIES(loop, slot, sent_gather, (size_t)got);
     advance(loop, slot, file, (size_t)got);
-    error = prepend(loop, slot, lease);
+    const int error = prepend(loop, slot, lease);
     if (error) {
         (void)berth_release(loop->pool, lease);
         return fail(loop, slot, error);
