@@ -212,6 +212,16 @@ BERTH_API BERTH_NODISCARD int berth_pool_lend_wrapped(struct berth_pool *pool, v
                                                       size_t length, berth_free_fn free_fn,
                                                       void *context, struct berth_span *span);
 
+/**
+ * There is less in it than was lent by berth_pool_lend_wrapped, which a driver may learn only when
+ * it has been filled: shortens the span, and what can be retained of it or told to `free_fn`, to
+ * `length` bytes. Before the span is shown to anybody. Constant time.
+ * @return 0; -EINVAL: not lent so, or retained already, or `length` is 0 or more than it has. Since
+ *         0.1.
+ */
+BERTH_API int berth_pool_lend_shorten(struct berth_pool *pool, struct berth_span *span,
+                                      uint32_t length);
+
 /* ---- chains ------------------------------------------------------------------------------ */
 
 /** A sequence of leases, in caller's storage; all-zero is empty. Owns the leases in it. */

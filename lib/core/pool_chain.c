@@ -97,6 +97,23 @@ berth_pool_lend_wrapped(struct berth_pool *pool, void *data, size_t length, bert
     return 0;
 }
 
+int
+berth_pool_lend_shorten(struct berth_pool *pool, struct berth_span *span, uint32_t length)
+{
+    if (pool == NULL || span == NULL || length == 0 || length > span->length)
+        return -EINVAL;
+    BERTH_CHECK(pool_is_owner(pool));
+    if (span->buffer >= pool->ids || !pool_is_wrapped(pool, span->buffer))
+        return -EINVAL;
+    struct buffer_meta *meta = &pool->metas[span->buffer];
+    if (meta_state(meta) != STATE_BORROWED || meta->references > 0 || length > meta->length)
+        return -EINVAL;
+    meta->length = length;
+    pool_wrapped_of(pool, span->buffer)->length = length;
+    span->length = length;
+    return 0;
+}
+
 void
 berth_pool_unwrap(struct berth_pool *pool, uint32_t buffer)
 {

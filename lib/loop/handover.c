@@ -86,6 +86,11 @@ handover_check(struct berth_loop *loop, struct berth_slot *slot)
             stay(loop, slot, -ETIMEDOUT);
         return;
     }
+    const int error = pull_error(loop, slot);
+    if (error) { /* the socket does not know of it any more: its next owner would see a good end */
+        conn_failed(loop, slot, error);
+        return;
+    }
     const int fd = handover_prepare(loop, slot);
     if (fd == -EAGAIN) /* the kernel takes nothing just now */
         conn_todo(loop, slot);

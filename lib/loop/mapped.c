@@ -47,7 +47,14 @@ mapped_over(struct berth_loop *loop, struct berth_slot *slot)
     free(slot_cold(loop, slot)->pull_state);
 }
 
-static const struct puller mapped_puller = {.pull = mapped_pull, .over = mapped_over};
+static int
+mapped_error(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    return ((const struct mapped *)slot_cold(loop, slot)->pull_state)->error;
+}
+
+static const struct puller mapped_puller = {
+    .pull = mapped_pull, .error = mapped_error, .over = mapped_over};
 
 struct mapped *
 mapped_of(const struct berth_loop *loop, const struct berth_slot *slot)

@@ -190,8 +190,11 @@ deliver(struct berth_loop *loop, struct berth_slot *slot, struct mapped *mapped,
         windows_filled(loop->mapper->windows, pages);
         loop->stats.mapped++;
         CONN_COPIES(loop, slot, received_mapped, pages);
-        spans[n] = request->part;
-        spans[n++].length = (uint32_t)pages;
+        /* So that a span which somebody has made longer is refused: there is no page behind. */
+        const int error = berth_pool_lend_shorten(loop->pool, &request->part, (uint32_t)pages);
+        BERTH_ASSERT(error == 0);
+        (void)error;
+        spans[n++] = request->part;
     }
     if (copied > 0 &&
         berth_pool_lend(loop->pool, request->copied.buffer, (uint32_t)copied, &spans[n]) == 0)

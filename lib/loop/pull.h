@@ -28,6 +28,9 @@ struct puller {
     size_t (*pull)(struct berth_loop *loop, struct berth_slot *slot, int fd, size_t most,
                    int *emptied);
 
+    /** -errno that the kernel has told, and that is not told yet: it would be lost. May be NULL. */
+    int (*error)(const struct berth_loop *loop, const struct berth_slot *slot);
+
     /** The connection is over, or has left the loop: frees cold->pull_state. May be NULL. */
     void (*over)(struct berth_loop *loop, struct berth_slot *slot);
 };
@@ -84,6 +87,15 @@ enum pulled {
 /** For engines: the socket is readable. `to_the_end`: an end is known to stand behind the bytes. */
 enum pulled pull_turn(struct berth_loop *loop, struct berth_slot *slot, size_t share,
                       int to_the_end);
+
+/** What its puller knows of an error that nobody has been told of: -errno, or 0. */
+static inline int
+pull_error(const struct berth_loop *loop, const struct berth_slot *slot)
+{
+    if (!conn_pulls(loop, slot) || slot_cold(loop, slot)->puller->error == NULL)
+        return 0;
+    return slot_cold(loop, slot)->puller->error(loop, slot);
+}
 
 /** For conn.c: the connection is over. */
 void pull_over(struct berth_loop *loop, struct berth_slot *slot);

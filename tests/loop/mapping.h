@@ -43,6 +43,8 @@ static struct mapping {
     int force_to;  /**< what it answered */
     unsigned keep; /**< so many spans */
     int echo;
+    /** In the data callback, when all is counted. */
+    void (*act)(struct berth_conn *conn, const struct berth_span *spans, unsigned n);
     struct {
         struct berth_lease lease;
         uint64_t position;
@@ -124,6 +126,8 @@ on_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, siz
         total += spans[i].length;
     }
     ck_assert_uint_eq(total, bytes);
+    if (w.act != NULL)
+        w.act(conn, spans, n);
 }
 
 static void

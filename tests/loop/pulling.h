@@ -32,6 +32,7 @@ static struct {
     unsigned kept_count;
     int keep; /**< retain whatever comes */
     int detached_fd;
+    void (*act)(struct berth_conn *conn); /**< in the data callback */
 } w;
 
 /** The byte at a position of the sequence: neighbouring blocks of it differ. */
@@ -137,6 +138,8 @@ on_data(struct berth_conn *conn, const struct berth_span *spans, unsigned n, siz
         else
             start();
     }
+    if (w.act != NULL)
+        w.act(conn);
 }
 
 static void

@@ -410,6 +410,50 @@ START_TEST(lent_foreign_memory_goes_when_nobody_holds_it)
 }
 END_TEST
 
+START_TEST(lent_foreign_memory_may_be_less)
+{
+    struct berth_pool *pool = test_pool_make(8 * MIB);
+    static unsigned char memory[64 * 1024];
+    struct freed freed = {0};
+    struct berth_span span, longer;
+    struct berth_lease lease, piece;
+    uint32_t buffer;
+    void *data;
+    ck_assert_int_eq(
+        berth_pool_lend_wrapped(pool, memory, sizeof(memory), note_freed, &freed, &span), 0);
+    ck_assert_int_eq(berth_pool_lend_shorten(NULL, &span, 1), -EINVAL);
+    ck_assert_int_eq(berth_pool_lend_shorten(pool, NULL, 1), -EINVAL);
+    ck_assert_int_eq(berth_pool_lend_shorten(pool, &span, 0), -EINVAL);
+    ck_assert_int_eq(berth_pool_lend_shorten(pool, &span, sizeof(memory) + 1), -EINVAL);
+    ck_assert_int_eq(berth_pool_lend_shorten(pool, &span, 5000), 0);
+    ck_assert_uint_eq(span.length, 5000);
+    longer = span;
+    longer.length = 5001;
+    ck_assert_int_eq(berth_pool_lend_shorten(pool, &longer, 5001), -EINVAL);
+    ck_assert_int_eq(berth_retain(pool, &longer, 0, 5001, 0, &lease), -EINVAL);
+    ck_assert_int_eq(berth_retain(pool, &longer, 0, 1, 0, &lease), -EINVAL);
+    ck_assert_int_eq(berth_retain(pool, &span, 4000, 1000, 0, &lease), 0);
+    ck_assert_int_eq(berth_pool_lend_shorten(pool, &span, 4500), -EINVAL); /* it is held */
+    ck_assert_int_eq(berth_pool_settle(pool, span.buffer), 0);
+    ck_assert_int_eq(berth_pool_lend_shorten(pool, &span, 4500), -EINVAL); /* and not lent */
+    lease.length++;
+    ck_assert_ptr_null(berth_lease_data(pool, lease));
+    lease.length--;
+    ck_assert_int_eq(berth_slice(pool, lease, 999, 1, &piece), 0);
+    ck_assert_int_eq(berth_release(pool, piece), 0);
+    ck_assert_int_eq(berth_release(pool, lease), 0);
+    ck_assert_uint_eq(freed.count, 1);
+    ck_assert_uint_eq(freed.length, 5000);
+    /* Not for buffers of the pool. */
+    ck_assert_int_eq(berth_pool_post(pool, BERTH_CLASS_4K, BERTH_FOR_NEW, &buffer, &data), 0);
+    ck_assert_int_eq(berth_pool_lend(pool, buffer, 100, &span), 0);
+    ck_assert_int_eq(berth_pool_lend_shorten(pool, &span, 50), -EINVAL);
+    ck_assert_int_eq(berth_pool_settle(pool, buffer), 1);
+    ck_assert_int_eq(berth_pool_unpost(pool, buffer), 0);
+    test_pool_end(pool);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -426,6 +470,7 @@ main(void)
     TEST_ADD(suite, parts_that_nobody_kept_are_posted_again);
     TEST_ADD(suite, what_nobody_saw_of_a_part_is_wiped);
     TEST_ADD(suite, lent_foreign_memory_goes_when_nobody_holds_it);
+    TEST_ADD(suite, lent_foreign_memory_may_be_less);
     TEST_ADD(suite, sends_hold_their_buffer);
     TEST_ADD(suite, echo_sends_what_is_still_borrowed);
     TEST_ADD(suite, one_lease_to_very_many);
