@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "loop/send.h"
+#include "os/memory.h"
 #include "os/sys.h"
 
 /** After so many notifications in a row that say "copied", and for so many bytes. */
@@ -39,8 +40,14 @@
 /** One in so many places may be taken by peers that read nothing any more. */
 #define CROWD_SHARE 8
 
-/** Of all loops together. */
-static uint64_t process_pinned;
+/**
+ * Of all loops together, in a page that is zero in a child of fork(2): it cannot unpin what its
+ * parent has pinned, and need not. Made once, and kept. Atomic, and so is what it holds.
+ */
+static uint64_t *process_pinned;
+
+/** In its place, where there is no such page. */
+static uint64_t inherited_pinned;
 
 /* ---- a loop's ------------------------------------------------------------------------------- */
 
@@ -54,6 +61,30 @@ process_pinned_max(void)
     if (sys_getrlimit(RLIMIT_MEMLOCK, &limit) < 0)
         return 0;
     return limit.rlim_cur / 2 < PROCESS_PINNED_MAX ? limit.rlim_cur / 2 : PROCESS_PINNED_MAX;
+}
+
+/** Where it is counted what the process has pinned. Any thread. */
+static uint64_t *
+process_pinned_get(void)
+{
+    uint64_t *count = __atomic_load_n(&process_pinned, __ATOMIC_ACQUIRE);
+    void *page = NULL;
+    if (count != NULL)
+        return count;
+#ifdef MADV_WIPEONFORK
+    if (berth_memory_take(&page, berth_memory_page_bytes(), "berth-pinned") == 0 &&
+        sys_madvise(page, berth_memory_page_bytes(), MADV_WIPEONFORK) != 0) {
+        berth_memory_release(page, berth_memory_page_bytes());
+        page = NULL;
+    }
+#endif
+    uint64_t *mine = page != NULL ? (uint64_t *)page : &inherited_pinned;
+    if (__atomic_compare_exchange_n(&process_pinned, &count, mine, 0, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE))
+        return mine;
+    if (page != NULL)
+        berth_memory_release(page, berth_memory_page_bytes());
+    return count;
 }
 
 /** Places are slots, and descriptors. */
@@ -71,6 +102,7 @@ zerocopy_create(struct berth_loop *loop, const char *why)
 {
     struct zerocopy_loop *of = &loop->zerocopy;
     const uint64_t most = of->process_pinned_max = process_pinned_max();
+    of->process_pinned = process_pinned_get();
     of->pinned_max =
         loop->options.zerocopy_pinned_max < most ? loop->options.zerocopy_pinned_max : most;
     of->conn_pinned_max =
@@ -96,7 +128,9 @@ zerocopy_destroy(struct berth_loop *loop)
         loop->zerocopy.store = first->next;
         free(first);
     }
-    (void)__atomic_sub_fetch(&process_pinned, loop->zerocopy.pinned, __ATOMIC_RELAXED);
+    if (loop->zerocopy.pinned > 0)
+        (void)__atomic_sub_fetch(loop->zerocopy.process_pinned, loop->zerocopy.pinned,
+                                 __ATOMIC_RELAXED);
     loop->zerocopy.pinned = 0;
 }
 
@@ -163,16 +197,16 @@ unpin(struct berth_loop *loop, struct zerocopy *record, uint32_t bytes)
     BERTH_ASSERT(record->pinned >= bytes && loop->zerocopy.pinned >= bytes);
     record->pinned -= bytes;
     loop->zerocopy.pinned -= bytes;
-    (void)__atomic_sub_fetch(&process_pinned, bytes, __ATOMIC_RELAXED);
+    (void)__atomic_sub_fetch(loop->zerocopy.process_pinned, bytes, __ATOMIC_RELAXED);
 }
 
 /** Takes them, if none of the three is exceeded. */
 static int
 pin(struct berth_loop *loop, struct zerocopy *record, uint32_t bytes)
 {
-    if (__atomic_add_fetch(&process_pinned, bytes, __ATOMIC_RELAXED) >
+    if (__atomic_add_fetch(loop->zerocopy.process_pinned, bytes, __ATOMIC_RELAXED) >
         loop->zerocopy.process_pinned_max) {
-        (void)__atomic_sub_fetch(&process_pinned, bytes, __ATOMIC_RELAXED);
+        (void)__atomic_sub_fetch(loop->zerocopy.process_pinned, bytes, __ATOMIC_RELAXED);
         return 0;
     }
     record->pinned += bytes;

@@ -60,6 +60,7 @@ struct zerocopy {
 /** What a loop knows of it. */
 struct zerocopy_loop {
     uint64_t pinned, pinned_max, conn_pinned_max, process_pinned_max; /**< bytes */
+    uint64_t *process_pinned; /**< atomic: of all loops of this process */
     struct zerocopy *store;
     struct zerocopy *watched; /**< of connections that no event tells of, or that are leaving */
     uint64_t watched_ms;      /**< when those were last looked after */

@@ -14,7 +14,7 @@
 #define TOTAL (2 * MIB)
 
 /** What the callback does, once, with the first span that is mapped behind so many bytes. */
-enum deed { CLOSE, ABORT, DETACH, MOVE, UNMAP, CREDIT, DEEDS };
+enum deed { CLOSE, ABORT, DETACH, MOVE, UNMAP, CREDIT };
 
 static struct {
     enum deed deed;

@@ -87,6 +87,175 @@ START_TEST(a_connection_leaves_while_pulled)
 }
 END_TEST
 
+/* ---- in the data callback, while the span is lent -------------------------------------------- */
+
+enum deed { CLOSE, ABORT, DETACH, MOVE, STOP };
+
+static struct {
+    enum deed deed;
+    uint64_t received; /**< when it was done; 0: not yet */
+    struct berth_loop *to;
+    unsigned moves;
+    int error;
+} plan;
+
+static void
+on_moved(struct berth_loop *to, berth_token token, int error, void *ctx)
+{
+    (void)to, (void)token, (void)ctx;
+    plan.moves++;
+    plan.error = error;
+}
+
+static void
+do_it(struct berth_conn *conn)
+{
+    if (plan.received > 0 && plan.deed <= ABORT)
+        ck_abort_msg("called again");
+    if (plan.received > 0 || w.received < 10000)
+        return;
+    plan.received = w.received;
+    if (plan.deed == CLOSE)
+        ck_assert_int_eq(berth_conn_close(conn), 0);
+    if (plan.deed == ABORT)
+        ck_assert_int_eq(berth_conn_abort(conn), 0);
+    if (plan.deed == DETACH)
+        ck_assert_int_eq(berth_conn_detach(conn, on_detached, NULL), 0);
+    if (plan.deed == MOVE)
+        ck_assert_int_eq(berth_conn_move(conn, plan.to, &handlers, NULL, on_moved), 0);
+    if (plan.deed == STOP)
+        stop();
+}
+
+/** Bytes follow at once, which nobody must be told twice, or not at all. */
+static int
+begin_deed(const char *engine, enum deed deed, int keep)
+{
+    if (!begin(engine))
+        return 0;
+    memset(&plan, 0, sizeof(plan));
+    plan.deed = deed;
+    start();
+    w.keep = keep;
+    w.act = do_it;
+    w.detached_fd = -1;
+    feed(60000);
+    RIG_UNTIL(&w.rig, plan.received > 0, TURNS);
+    return 1;
+}
+
+static void
+release_kept(void)
+{
+    struct berth_pool *pool = berth_loop_pool(w.rig.loop);
+    uint64_t position = 0;
+    for (unsigned i = 0; i < w.kept_count; i++) {
+        const unsigned char *data = berth_lease_data(pool, w.kept[i]);
+        for (uint32_t b = 0; b < w.kept[i].length; b++)
+            ck_assert_uint_eq(data[b], byte_at(position++));
+        ck_assert_int_eq(berth_release(pool, w.kept[i]), 0);
+    }
+    w.kept_count = 0;
+}
+
+START_TEST(ended_in_its_callback)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    for (int way = 0; way < 4; way++) {
+        if (!begin_deed(engine, way % 2 ? ABORT : CLOSE, way / 2))
+            return;
+        RIG_UNTIL(&w.rig, w.closes == 1, TURNS);
+        ck_assert_int_eq(w.reason, way % 2 ? -ECANCELED : 0);
+        ck_assert_uint_eq(w.received, plan.received);
+        ck_assert_uint_eq(w.overs, 1);
+        release_kept();
+        finish();
+    }
+}
+END_TEST
+
+START_TEST(detached_in_its_callback)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    for (int keep = 0; keep < 2; keep++) {
+        if (!begin_deed(engine, DETACH, keep))
+            return;
+        RIG_UNTIL(&w.rig, w.detached_fd >= 0, TURNS);
+        ck_assert_uint_eq(w.overs, 1);
+        ck_assert_uint_eq(w.received, plan.received);
+        static unsigned char rest[60000];
+        uint64_t position = plan.received;
+        while (position < w.sent) {
+            const ssize_t got = recv(w.detached_fd, rest, sizeof(rest), 0);
+            ck_assert_int_gt(got, 0);
+            for (ssize_t b = 0; b < got; b++)
+                ck_assert_uint_eq(rest[b], byte_at(position++));
+        }
+        ck_assert_int_eq(close(w.detached_fd), 0);
+        ck_assert_uint_eq(w.closes, 0);
+        release_kept();
+        finish();
+    }
+}
+END_TEST
+
+/** To a loop that may have been made for direct descriptors, too: there it is not pulled. */
+START_TEST(moved_in_its_callback)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    for (int to = 0; to < RIG_ENGINES; to++) {
+        struct berth_loop_options options;
+        struct berth_loop *other = NULL;
+        if (!rig_has(rig_engines[to]))
+            continue;
+        if (!begin(engine))
+            return;
+        rig_options(&options, rig_engines[to], NULL);
+        ck_assert_int_eq(berth_loop_create(&other, &options), 0);
+        memset(&plan, 0, sizeof(plan));
+        plan.deed = MOVE;
+        plan.to = other;
+        start();
+        w.act = do_it;
+        feed(60000);
+        for (unsigned turns = 0; w.received < 100000; turns++) {
+            ck_assert_uint_lt(turns, 20000);
+            feed(100000);
+            (void)rig_turn(&w.rig, 0);
+            ck_assert_int_ge(berth_loop_turn(other, 1), 0);
+        }
+        ck_assert_uint_eq(plan.moves, 1);
+        ck_assert_int_eq(plan.error, 0);
+        ck_assert_uint_eq(w.overs, 1);
+        ck_assert_uint_eq(w.pulled, plan.received); /* and not a byte more */
+        ck_assert_uint_eq(berth_loop_conns(w.rig.loop), 0);
+        ck_assert_int_eq(close(w.client), 0);
+        w.client = -1;
+        for (unsigned turns = 0; w.closes == 0; turns++) {
+            ck_assert_uint_lt(turns, TURNS);
+            ck_assert_int_ge(berth_loop_turn(other, RIG_TURN_MS), 0);
+        }
+        ck_assert_int_eq(berth_loop_destroy(other), 0);
+        finish();
+    }
+}
+END_TEST
+
+START_TEST(stopped_in_its_callback)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    for (int keep = 0; keep < 2; keep++) {
+        if (!begin_deed(engine, STOP, keep))
+            return;
+        pass(60000);
+        ck_assert_uint_eq(w.pulled, plan.received);
+        ck_assert_uint_eq(w.overs, 0);
+        release_kept();
+        finish();
+    }
+}
+END_TEST
+
 START_TEST(it_waits_for_a_buffer_like_others)
 {
     RIG_ENGINE_OR_RETURN(engine);
@@ -177,6 +346,10 @@ main(void)
     RIG_ADD(suite, resets_and_aborts_end_it);
     RIG_ADD(suite, a_reset_while_held_is_no_busy_loop);
     RIG_ADD(suite, a_connection_leaves_while_pulled);
+    RIG_ADD(suite, ended_in_its_callback);
+    RIG_ADD(suite, detached_in_its_callback);
+    RIG_ADD(suite, moved_in_its_callback);
+    RIG_ADD(suite, stopped_in_its_callback);
     RIG_ADD(suite, it_waits_for_a_buffer_like_others);
     RIG_ADD(suite, timeouts_and_parking_go_on);
     RIG_ADD(suite, a_loop_is_destroyed_with_it);

@@ -11,6 +11,9 @@
 #include <sys/un.h>
 #include <time.h>
 
+#include "loop/loop_internal.h"
+#include "support/sys_groups.h"
+
 /** Sends after which a connection that is copied sends copies, and how much it copies then. */
 #define TRIES 8
 #define REST_BYTES (64u << 20)
@@ -271,6 +274,55 @@ START_TEST(destroy_with_memory_being_read)
 }
 END_TEST
 
+/** Little may be locked: no more than half of it is pinned. */
+static intptr_t
+may_not_lock(void)
+{
+    return 0;
+}
+
+static intptr_t
+little_memory_to_lock(int resource, struct rlimit *limit)
+{
+    const intptr_t error = sys_direct_getrlimit(resource, limit);
+    if (resource == RLIMIT_MEMLOCK)
+        *limit = (struct rlimit){2 * STALLED_BYTES, 2 * STALLED_BYTES};
+    return error;
+}
+
+static void
+send_in_a_child(const char *engine)
+{
+    struct ends ends;
+    berth_sys_may_lock_memory = may_not_lock;
+    berth_sys_getrlimit = little_memory_to_lock;
+    prepare_in_place(&ends, engine, 1);
+    begin(&ends);
+    take_much(&ends);
+    send_one(&ends, THRESHOLD);
+    RIG_MUST(rig_stats(&ends.rig).zerocopy_sends > 0);
+    RIG_MUST(rig_stats(&ends.rig).zerocopy_refused == 0);
+    RIG_MUST(ends.rig.loop->zerocopy.pinned == 0);
+    end(&ends);
+}
+
+/** What the parent has pinned, and the child never unpins, does not count in the child. */
+START_TEST(a_child_has_budgets_of_its_own)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    struct ends ends;
+    int skipped;
+    begin_stalled(&ends, engine, 300);
+    ck_assert_uint_gt(ends.rig.loop->zerocopy.pinned, STALLED_BYTES);
+    RIG_IN_CHILD(skipped, send_in_a_child(engine));
+    ck_assert(!skipped);
+    read_all(&ends);
+    RIG_UNTIL(&ends.rig, ways_wrapped.freed == ways_wrapped.made, TURNS);
+    ck_assert_uint_eq(ends.rig.loop->zerocopy.pinned, 0);
+    end(&ends);
+}
+END_TEST
+
 /* ---- what is learned ------------------------------------------------------------------------ */
 
 START_TEST(eight_copied_then_copies_then_a_try)
@@ -399,6 +451,7 @@ main(void)
     RIG_ADD(suite, hung_up_on_both_sides_and_not_received_from);
     RIG_ADD(suite, a_peer_that_vanishes);
     RIG_ADD(suite, destroy_with_memory_being_read);
+    RIG_ADD(suite, a_child_has_budgets_of_its_own);
     RIG_ADD(suite, eight_copied_then_copies_then_a_try);
     RIG_ADD(suite, not_more_tries_at_once);
     RIG_ADD(suite, unix_sockets_copy);
