@@ -7,8 +7,11 @@
  */
 #include "loop/forwarding.h"
 
-/** What may be on the way at most: the mark, and what the kernel had when it was reached. */
-#define ON_THE_WAY_MAX (128 * 1024 + 1024 * 1024)
+/**
+ * What may be on the way at most: the mark, and what the kernel had when it was reached. That is a
+ * megabyte twice: in a lane the limit of a receive may be passed by what one go brings.
+ */
+#define ON_THE_WAY_MAX (128 * 1024 + 2 * 1024 * 1024)
 
 /* ---- content -------------------------------------------------------------------------------- */
 
