@@ -36,14 +36,19 @@ ask_again(struct berth_loop *loop, struct berth_slot *slot)
         conn_failed(loop, slot, error); /* or it would never be heard of again */
 }
 
+/** What a connection may receive in a turn, of those that receive a lot. */
+static size_t
+bulk_share(const struct berth_loop *loop)
+{
+    const size_t share = loop->options.fairness_bytes;
+    return ready_state(loop)->alone >= ALONE_TURNS ? share * SHARES_ALONE : share;
+}
+
 /** The same as ready_receive below, by way of the connection's puller. */
 static void
 pull(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
 {
-    size_t share = loop->options.fairness_bytes;
-    if (ready_state(loop)->alone >= ALONE_TURNS)
-        share *= SHARES_ALONE;
-    const enum pulled pulled = pull_turn(loop, slot, share, to_the_end);
+    const enum pulled pulled = pull_turn(loop, slot, bulk_share(loop), to_the_end);
     if (pulled == PULLED_ENOUGH || slot->state & CONN_STARVED) {
         ready_receive_stop(loop, slot); /* conn_progress starts it again when it may */
         slot->state |= CONN_TODO;
@@ -83,7 +88,7 @@ hold(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
 void
 ready_receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
 {
-    const size_t share = loop->options.fairness_bytes;
+    size_t share = loop->options.fairness_bytes;
     const int bulk = slot->flags & (SLOT_BULK | SLOT_PULLS);
     enum berth_class size_class = BERTH_UNLIKELY(bulk) ? bulk_class(loop, share) : BERTH_CLASS_4K;
     size_t size = BERTH_UNLIKELY(bulk) ? berth_class_bytes(size_class) : RECEIVE_BYTES;
@@ -96,6 +101,7 @@ ready_receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
             return;
         }
         slot->flags &= (uint8_t)~SLOT_BULK;
+        share = bulk_share(loop);
     }
     for (;;) {
         /* Not even once, if another connection's callback has just closed or paused this one. */
@@ -106,7 +112,6 @@ ready_receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
         }
         if (total >= share) {
             loop->stats.fairness_stops++;
-            (void)mapped_consider(loop, slot, total);
             ask_again(loop, slot);
             break;
         }
@@ -122,8 +127,12 @@ ready_receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
         if (got == 0 || (got < size && !may_leave_some))
             break;
     }
-    if (BERTH_UNLIKELY(total >= BULK_BYTES))
+    if (BERTH_UNLIKELY(total >= BULK_BYTES)) {
         slot->flags |= SLOT_BULK;
+        if (total >= loop->options.fairness_bytes && slot->state & CONN_RECEIVING &&
+            conn_may_receive(loop, slot))
+            (void)mapped_consider(loop, slot, total);
+    }
     if (slot->state & CONN_STARVED)
         ready_receive_stop(loop, slot); /* it stands in the queue now: no need to be told again */
 }

@@ -321,11 +321,11 @@ refuse_limits(struct io_uring_sqe *submission)
 static size_t
 share_bound(const char *engine, uint32_t share, int alone)
 {
+    const size_t limit = alone ? SHARES_ALONE * (size_t)share : share;
     if (!rig_is_uring(engine))
-        return share + 4096; /* what completes the last buffer */
+        return limit + 4096; /* what completes the last buffer */
     if (!has_limits())
         return ALL_POSTED;
-    const size_t limit = alone ? SHARES_ALONE * (size_t)share : share;
     /* In a lane the kernel's limit is passed by what one go brings, which is as much again. */
     return rig_stats(&crowd.rig).lanes > 0 ? 2 * limit : limit + 4096;
 }
