@@ -9,10 +9,16 @@
 
 #include "loop/ways.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
 #define TURNS 2000
 
 /** Small, so that sends fall short; not so small that TCP waits for its timers. */
 #define SOCKET_BYTES 32768
+
+/** Smaller than what is left of that as a window, which TCP would take for none otherwise. */
+#define SEGMENT_BYTES 4096
 
 #define KEY_UP 1
 #define KEY_DOWN 2
@@ -173,8 +179,11 @@ prepare(struct ends *ends, const char *engine)
 static inline void
 begin(struct ends *ends)
 {
-    const int bytes = SOCKET_BYTES;
+    const int bytes = SOCKET_BYTES, segment = SEGMENT_BYTES;
     rig_begin(&ends->rig, &ends->options, &ends_callbacks, ends);
+    ck_assert_int_eq(setsockopt(berth_listener_fd(ends->rig.listener), IPPROTO_TCP, TCP_MAXSEG,
+                                &segment, sizeof(segment)),
+                     0);
     ends->client = rig_client(&ends->rig);
     ck_assert_int_eq(setsockopt(ends->client, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes)), 0);
     ck_assert_int_eq(setsockopt(ends->client, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
