@@ -279,7 +279,9 @@ ready_conn_event(struct berth_loop *loop, struct berth_slot *slot, uint32_t even
         ready_receive(loop, slot, (events & (POLLER_FINISHED | POLLER_FAILED)) != 0);
     else if (events & POLLER_FAILED && !(slot->state & (CONN_WRITABLE | CONN_CONNECTING)))
         failed_unread(loop, slot, events);
-    if (events & (POLLER_WRITABLE | POLLER_FAILED) && slot->state & CONN_WRITABLE)
+    /* Behind the end of the stream a send may fail, and with it what is still to be read. */
+    if (events & (POLLER_WRITABLE | POLLER_FAILED) && slot->state & CONN_WRITABLE &&
+        !(slot->flags & SLOT_HELD_END))
         writable(loop, slot);
     conn_after_event(loop, slot);
 }
@@ -322,8 +324,8 @@ ready_turn(struct berth_loop *loop, int timeout_ms)
             send_batch(loop);
     }
     send_batch(loop);
-    bulk_turn_over(&state->bulk, count > (int)state->bulk_events);
-    state->bulk_events = 0;
+    bulk_turn_over(&state->bulk, state->company);
+    state->company = 0;
     int handled = count;
     if (BERTH_UNLIKELY(state->held > 0)) {
         handled = (count > 0 ? count : 0) - (int)(state->held - held);

@@ -17,10 +17,10 @@
 struct ready_engine {
     struct poller *poller;
     uint32_t events_max;
-    uint32_t alone;       /**< turns in a row with one event, and no more */
-    uint32_t bulk_events; /**< of this turn, for those who receive a lot */
-    uint32_t held;        /**< events put by until the others have been seen to: first in `ready` */
-    int held_go;          /**< they have */
+    uint32_t alone; /**< turns in a row with one event, and no more */
+    int company;    /**< somebody received in this turn who does not receive a lot */
+    uint32_t held;  /**< events put by until the others have been seen to: first in `ready` */
+    int held_go;    /**< they have */
     struct bulk_turns bulk; /**< how many of them may go in a turn */
     struct poller_ready ready[];
 };

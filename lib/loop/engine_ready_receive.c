@@ -67,7 +67,6 @@ hold(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
     struct ready_engine *state = ready_state(loop);
     if (state->held_go)
         return 0;
-    state->bulk_events++;
     if (state->bulk.company == 0 && !(slot->flags & SLOT_HELD))
         return 0;
     if (to_the_end)
@@ -102,6 +101,8 @@ ready_receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
         }
         slot->flags &= (uint8_t)~SLOT_BULK;
         share = bulk_share(loop);
+    } else {
+        ready_state(loop)->company = 1;
     }
     for (;;) {
         /* Not even once, if another connection's callback has just closed or paused this one. */
@@ -146,7 +147,8 @@ receive_held(struct berth_loop *loop, berth_token token)
         return; /* it has gone meanwhile */
     const int to_the_end = slot->flags & SLOT_HELD_END;
     slot->flags &= (uint8_t) ~(SLOT_HELD | SLOT_HELD_END);
-    ready_conn_event(loop, slot, POLLER_READABLE | (to_the_end ? POLLER_FINISHED : 0u));
+    ready_conn_event(loop, slot,
+                     POLLER_READABLE | (to_the_end ? POLLER_FINISHED | POLLER_WRITABLE : 0u));
 }
 
 /** Gives an event back to the poller, which will tell of it again. */
@@ -168,7 +170,8 @@ ready_receive_held(struct berth_loop *loop, uint64_t received)
 {
     struct ready_engine *state = ready_state(loop);
     uint32_t gone = 0;
-    bulk_turn_begin(&state->bulk, state->held, received, loop->options.fairness_bytes);
+    state->bulk.waiting = state->held;
+    bulk_turn_begin(&state->bulk, received, loop->options.fairness_bytes);
     state->held_go = 1;
     while (gone < state->held && bulk_may_go(&state->bulk)) {
         const uint64_t before = loop->stats.received_bytes;

@@ -141,8 +141,9 @@ struct uring_engine {
     uint32_t receivers;         /**< connections that received in this turn, roughly */
     uint32_t receivers_of_bulk; /**< of those, who receive a lot */
     uint32_t receiver;          /**< 1 + index of the last of them */
-    uint32_t alone;         /**< turns in a row in which one connection received, and no other */
-    struct bulk_turns bulk; /**< whose turn it is */
+    uint32_t alone;          /**< turns in a row in which one connection received, and no other */
+    uint32_t alone_receiver; /**< 1 + its index */
+    struct bulk_turns bulk;  /**< whose turn it is */
     uint32_t lanes_used;
     struct uring_lane lanes[LANES_MAX];
     int ring_fd_registered;

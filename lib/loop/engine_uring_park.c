@@ -114,11 +114,17 @@ pull(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
     if (state->receiver != slot->index + 1) {
         state->receiver = slot->index + 1;
         state->receivers++;
+        state->receivers_of_bulk += (slot->flags & SLOT_BULK) != 0;
     }
     if (state->alone >= ALONE_TURNS)
         share *= SHARES_ALONE;
     /* What is left makes the next poll request end at once: no need to look for the end now. */
+    const uint64_t before = loop->stats.received_bytes;
     (void)pull_turn(loop, slot, share, 0);
+    if (loop->stats.received_bytes - before >= 4 * RECEIVE_BYTES)
+        slot->flags |= SLOT_BULK;
+    else
+        slot->flags &= (uint8_t)~SLOT_BULK;
 }
 
 int

@@ -69,31 +69,38 @@ post_single(const struct berth_loop *loop, const struct berth_slot *slot,
  * has waited for longest in the list of things to do goes first.
  */
 static int
-is_put_off(const struct berth_loop *loop)
+is_put_off(struct berth_loop *loop)
 {
-    const struct bulk_turns *bulk = &uring_state(loop)->bulk;
-    return bulk->company > 0 && (!loop->todo_runs || !bulk_may_go(bulk));
+    struct bulk_turns *bulk = &uring_state(loop)->bulk;
+    if (bulk->company == 0 || (loop->todo_runs && bulk_may_go(bulk)))
+        return 0;
+    bulk->waiting += loop->todo_runs != 0;
+    return 1;
 }
 
 int
 uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
 {
     struct uring_engine *state = uring_state(loop);
-    if (BERTH_UNLIKELY(slot->flags & SLOT_PARKED))
-        return uring_pull_post(loop, slot);
-    if (BERTH_UNLIKELY(slot->flags & SLOT_BULK) && is_put_off(loop)) {
+    const int bulk = slot->flags & SLOT_BULK;
+    if (BERTH_UNLIKELY(bulk) && is_put_off(loop)) {
         loop->put_off = 1;
         conn_todo(loop, slot);
         return 0;
     }
-    if (BERTH_UNLIKELY(slot->flags & SLOT_BULK))
-        bulk_went(&state->bulk, loop->options.fairness_bytes);
+    if (BERTH_UNLIKELY(slot->flags & SLOT_PARKED)) {
+        if (bulk)
+            bulk_went(&state->bulk, loop->options.fairness_bytes);
+        return uring_pull_post(loop, slot);
+    }
     struct io_uring_sqe *submission = uring_begin_operation(loop, slot);
     if (submission == NULL) {
         conn_todo(loop, slot);
         return 0;
     }
     if (BERTH_UNLIKELY(state->zcrx != NULL) && uring_zcrx_post(loop, slot, submission)) {
+        if (bulk)
+            bulk_went(&state->bulk, loop->options.fairness_bytes);
         slot->state |= CONN_RECEIVING | CONN_UNPROVEN;
         return 0;
     }
@@ -113,6 +120,9 @@ uring_receive_start(struct berth_loop *loop, struct berth_slot *slot)
         post_single(loop, slot, submission);
     else
         post_multishot(loop, slot, submission);
+    if (BERTH_UNLIKELY(bulk)) /* what it may bring: little credit is no flood */
+        bulk_went(&state->bulk,
+                  submission->len != 0 ? submission->len : loop->options.fairness_bytes);
     uring_set_token(submission, slot, lane ? OP_RECEIVE_LANE : OP_RECEIVE);
     slot->state |= CONN_RECEIVING | CONN_UNPROVEN;
     return 0;
@@ -382,9 +392,14 @@ void
 uring_receive_turn_over(struct berth_loop *loop, uint64_t bytes)
 {
     struct uring_engine *state = uring_state(loop);
-    if (state->receivers > 0)
-        state->alone = state->receivers == 1 ? state->alone + 1 : 0;
+    /* Floods that take turns are one at a time, too: it must be the same one. */
+    if (state->receivers > 0) {
+        state->alone = state->receivers > 1                       ? 0
+                       : state->receiver == state->alone_receiver ? state->alone + 1
+                                                                  : 1;
+        state->alone_receiver = state->receiver;
+    }
     bulk_turn_over(&state->bulk, state->receivers > state->receivers_of_bulk);
-    bulk_turn_begin(&state->bulk, loop->todo_count, bytes, loop->options.fairness_bytes);
+    bulk_turn_begin(&state->bulk, bytes, loop->options.fairness_bytes);
     state->receivers = state->receivers_of_bulk = state->receiver = 0;
 }

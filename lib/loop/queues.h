@@ -62,17 +62,19 @@ struct receive_buffer {
  */
 struct bulk_turns {
     uint32_t company; /**< turns for which others are taken to be there */
+    uint32_t waiting; /**< whom the last turn had no room for */
     uint64_t left;    /**< bytes that may still be received in this turn */
 };
 
 #define BULK_WAITING_PER_SHARE 4
 #define BULK_COMPANY_TURNS 64
 
-/** `waiting` wait; `bytes` came in already, of whoever did not. One may go in any case. */
+/** `bytes` came in already, of whoever did not wait. One may go in any case. */
 static inline void
-bulk_turn_begin(struct bulk_turns *bulk, uint32_t waiting, uint64_t bytes, uint32_t share)
+bulk_turn_begin(struct bulk_turns *bulk, uint64_t bytes, uint32_t share)
 {
-    const uint64_t room = (1 + (uint64_t)waiting / BULK_WAITING_PER_SHARE) * share;
+    const uint64_t room = (1 + (uint64_t)bulk->waiting / BULK_WAITING_PER_SHARE) * share;
+    bulk->waiting = 0;
     bulk->left = bytes < room ? room - bytes : 1;
 }
 

@@ -142,6 +142,118 @@ START_TEST(floods_take_turns_beside_others)
 }
 END_TEST
 
+/* Three floods, one at a time: none of them is alone. And the same when their pages are mapped. */
+
+static void
+map_or_echo(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
+{
+    if (*(const char *)spans->data == 0)
+        (void)berth_conn_map(conn, 1);
+    count_or_echo(conn, spans, n, bytes);
+}
+
+static void
+few_floods(const char *engine, const struct berth_handlers *handlers, unsigned shares)
+{
+    struct berth_loop_options options;
+    struct rig rig;
+    enum { FEW = 3 };
+    int clients[FEW + 1];
+    rig_options(&options, engine, NULL);
+    rig_begin(&rig, &options, handlers, NULL);
+    for (unsigned i = 0; i <= FEW; i++)
+        clients[i] = rig_client(&rig);
+    RIG_UNTIL(&rig, berth_loop_conns(rig.loop) == FEW + 1, 100);
+    for (unsigned i = 0; i < 400; i++) {
+        char byte = 'x';
+        if (i % 20 == 0)
+            rig_write(clients[FEW], &byte, 1);
+        const uint64_t before = rig_stats(&rig).received_bytes;
+        for (unsigned k = 0; k < FEW; k++)
+            rig_flood(clients[k]);
+        (void)rig_turn(&rig, RIG_TURN_MS);
+        if (i > 60) /* a lane brings its limit twice */
+            ck_assert_uint_le(rig_stats(&rig).received_bytes - before,
+                              (uint64_t)shares * options.fairness_bytes);
+        if (i % 20 == 2)
+            ck_assert_int_eq(rig_read(clients[FEW], &byte, 1), 1);
+    }
+    for (unsigned i = 0; i < FEW; i++)
+        rig_reset(clients[i]);
+    rig_close_all(&rig, &clients[FEW], 1);
+    rig_end(&rig);
+}
+
+START_TEST(few_floods_are_not_alone)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const struct berth_handlers handlers = {.data = count_or_echo};
+    static const struct berth_handlers mapping = {.data = map_or_echo};
+    few_floods(engine, &handlers, 5);
+    few_floods(engine, &mapping, 5);
+}
+END_TEST
+
+/* What a peer said before it went is read, though its event was put by and nobody takes our bytes.
+ */
+
+struct last_words {
+    size_t received;
+    unsigned closes;
+};
+
+static void
+hear(struct berth_conn *conn, const struct berth_span *spans, unsigned n, size_t bytes)
+{
+    struct last_words *words = berth_conn_context(conn);
+    (void)spans, (void)n;
+    words->received += bytes;
+}
+
+static void
+heard(struct berth_conn *conn, int reason)
+{
+    struct last_words *words = berth_conn_context(conn);
+    (void)reason;
+    words->closes++;
+}
+
+START_TEST(last_words_are_heard)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static const struct berth_handlers handlers = {.data = count_or_echo};
+    static const struct berth_handlers hearing = {.data = hear, .close = heard};
+    struct berth_loop_options options;
+    struct last_words words = {0};
+    struct rig rig;
+    berth_token token;
+    int pair[2];
+    rig_options(&options, engine, NULL);
+    if (options.direct_descriptors)
+        return; /* it adopts no descriptor */
+    rig_begin(&rig, &options, &handlers, NULL);
+    const int client = rig_client(&rig);
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+    ck_assert_int_eq(berth_adopt(rig.loop, pair[0], &hearing, &words, &token), 0);
+    RIG_UNTIL(&rig, berth_loop_conns(rig.loop) == 2, 100);
+    const int small = 32768;
+    ck_assert_int_eq(setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+    ck_assert_int_eq(berth_send(berth_conn_find(rig.loop, token), stream, 200000), 0);
+    RIG_UNTIL(&rig, rig_stats(&rig).sent_bytes > 0, 100);
+    char byte = 'x';
+    rig_write(client, &byte, 1); /* somebody else is there */
+    RIG_UNTIL(&rig, rig_read(client, &byte, 1) == 1, 100);
+    rig_write(pair[1], stream, 32768); /* and this one is known for a flood */
+    RIG_UNTIL(&rig, words.received == 32768, 100);
+    rig_write(pair[1], stream, 20000);
+    ck_assert_int_eq(close(pair[1]), 0);
+    RIG_UNTIL(&rig, words.closes == 1, 100);
+    ck_assert_uint_eq(words.received, 52768);
+    rig_close_all(&rig, &client, 1);
+    rig_end(&rig);
+}
+END_TEST
+
 static void
 wait_until_acknowledged(int client)
 {
@@ -340,6 +452,8 @@ main(void)
     Suite *suite = suite_create("loop fairness");
     RIG_ADD(suite, flood_leaves_the_turn_to_others);
     RIG_ADD(suite, floods_take_turns_beside_others);
+    RIG_ADD(suite, few_floods_are_not_alone);
+    RIG_ADD(suite, last_words_are_heard);
     RIG_ADD(suite, outer_loop_hears_of_floods_put_off);
     RIG_ADD(suite, endless_stream_leaves_the_turn_to_others);
     RIG_ADD(suite, credit_by_sips);
