@@ -89,6 +89,7 @@ conn_file_wait(struct berth_loop *loop, struct berth_slot *slot)
     if (slot_cold(loop, slot)->file_waits)
         return;
     slot_cold(loop, slot)->file_waits = 1;
+    slot_cold(loop, slot)->file_since_ms = (uint32_t)loop_time(loop);
     count_starved(loop, slot);
     list_append(loop, &loop->files, LIST_FILES, slot);
 }
@@ -103,11 +104,13 @@ conn_file_unwait(struct berth_loop *loop, struct berth_slot *slot)
 }
 
 struct berth_slot *
-conn_next_file(struct berth_loop *loop)
+conn_next_file(struct berth_loop *loop, uint32_t least_ms)
 {
     if (loop->files.head == 0)
         return NULL;
     struct berth_slot *slot = loop_slot(loop, loop->files.head);
+    if ((uint32_t)loop_time(loop) - slot_cold(loop, slot)->file_since_ms < least_ms)
+        return NULL;
     conn_file_unwait(loop, slot);
     return slot;
 }

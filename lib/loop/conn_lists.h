@@ -17,8 +17,8 @@ void conn_unstarve(struct berth_loop *loop, struct berth_slot *slot);
 void conn_file_wait(struct berth_loop *loop, struct berth_slot *slot);
 void conn_file_unwait(struct berth_loop *loop, struct berth_slot *slot);
 
-/** The one that has waited longest, and waits no more; NULL: nobody does. */
-struct berth_slot *conn_next_file(struct berth_loop *loop);
+/** The one that has waited longest, and waits no more; NULL: nobody has waited for so long. */
+struct berth_slot *conn_next_file(struct berth_loop *loop, uint32_t least_ms);
 
 /** A connection is in one of the two lists of those that take time to close, or in none. */
 void closing_list_enter(struct berth_loop *loop, struct berth_slot *slot);

@@ -93,7 +93,8 @@ struct conn_cold {
     uint8_t map_wish;            /**< enum map_wish */
     uint8_t map_failures;        /**< how often it did not pay */
     uint8_t file_waits;          /**< for a buffer to read its file into: it is in loop->files */
-    unsigned char unused[41];
+    uint32_t file_since_ms;      /**< for how long, as loop_time says, modulo 2^32 */
+    unsigned char unused[36];
 };
 #define CONN_COLD_BYTES 320
 BERTH_STATIC_ASSERT(sizeof(struct conn_cold) == CONN_COLD_BYTES, "five cache lines");

@@ -33,6 +33,9 @@
  */
 #define SHARES 16
 
+/** Whoever has waited for so long for a buffer to read a file into, and is the first, gives up. */
+#define BUFFER_WAIT_MS_MAX 10000
+
 /** The largest offset that a file can have here. */
 #define OFFSET_MAX (sizeof(off_t) == 8 ? (uint64_t)INT64_MAX : (uint64_t)INT32_MAX)
 
@@ -287,12 +290,19 @@ send_files_waiting(struct berth_loop *loop)
 {
     unsigned served = 0;
     for (uint32_t waiting = loop->files.count; waiting > 0 && has_buffer(loop); waiting--) {
-        struct berth_slot *slot = conn_next_file(loop);
+        struct berth_slot *slot = conn_next_file(loop, 0);
         if (slot == NULL) /* an earlier one's callback has ended it */
             break;
         served++;
         slot->state |= CONN_TODO;
         conn_progress(loop, slot);
+    }
+    /* All buffers may stand in queues behind files that wait for one: somebody must give way. */
+    struct berth_slot *first = has_buffer(loop) ? NULL : conn_next_file(loop, BUFFER_WAIT_MS_MAX);
+    if (first != NULL) {
+        served++;
+        (void)fail(loop, first, -ENOBUFS);
+        conn_progress(loop, first);
     }
     return served;
 }

@@ -7,6 +7,8 @@
  */
 #include "loop/files.h"
 
+#include "loop/clock.h"
+
 #include <pthread.h>
 #include <time.h>
 
@@ -292,6 +294,35 @@ START_TEST(it_leaves_when_it_has_had_its_buffers)
 }
 END_TEST
 
+/** Nobody can give a buffer back: they all stand in the queue, behind the file that waits for one.
+ */
+START_TEST(behind_it_stand_all_buffers)
+{
+    RIG_ENGINE_OR_RETURN(engine);
+    static char data[65536];
+    struct ends ends;
+    clock_begin(1000);
+    const int fd = begin_waiting(&ends, engine);
+    give_back(&ends, 0);
+    for (size_t length = sizeof(data); length > 0; length /= 2)
+        while (berth_send(the_conn(&ends), data, length) == 0)
+            ;
+    empty_pool(&ends);
+    must_rest(&ends);
+    clock_now_ms += 9900;
+    must_rest(&ends);
+    clock_now_ms += 200;
+    RIG_UNTIL(&ends.rig, ends.closes == 1, TURNS);
+    ck_assert_int_eq(ends.reason, -ENOBUFS);
+    give_back(&ends, 0);
+    clock_end();
+    ck_assert_int_eq(close(ends.client), 0);
+    ck_assert_int_eq(close(fd), 0);
+    faults_reset();
+    rig_end(&ends.rig);
+}
+END_TEST
+
 START_TEST(the_loop_is_destroyed)
 {
     RIG_ENGINE_OR_RETURN(engine);
@@ -317,6 +348,7 @@ main(void)
     RIG_ADD(suite, several_wait);
     RIG_ADD(suite, it_ends_while_it_waits);
     RIG_ADD(suite, it_leaves_when_it_has_had_its_buffers);
+    RIG_ADD(suite, behind_it_stand_all_buffers);
     RIG_ADD(suite, the_loop_is_destroyed);
     return test_run(suite);
 }
