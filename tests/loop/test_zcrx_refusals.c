@@ -81,13 +81,16 @@ END_TEST
 START_TEST(memory_may_be_refused)
 {
     char text[4096];
+    struct rlimit before;
     URING_OR_RETURN();
+    if (test_is_slow())
+        return; /* a checking tool has more address space mapped than the limit */
     card_begin();
     crowd_prepare("uring");
     crowd.options.zcrx = "card0:3:4096";
-    ck_assert_int_eq(setrlimit(RLIMIT_AS, &(struct rlimit){.rlim_cur = UINT64_C(7) << 29,
-                                                           .rlim_max = RLIM_INFINITY}),
-                     0);
+    ck_assert_int_eq(getrlimit(RLIMIT_AS, &before), 0);
+    const struct rlimit limit = {.rlim_cur = UINT64_C(7) << 29, .rlim_max = before.rlim_max};
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &limit), 0);
     struct berth_pool_options pool;
     berth_pool_options_init(&pool);
     pool.bytes_max = 64 << 20;
@@ -99,6 +102,7 @@ START_TEST(memory_may_be_refused)
                   text);
     crowd_stream(100000);
     crowd_end();
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &before), 0);
     faults_reset();
 }
 END_TEST
