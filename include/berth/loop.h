@@ -369,8 +369,8 @@ BERTH_API int berth_send_chain(struct berth_conn *conn, struct berth_chain *chai
  * seconds whoever has waited longest gives way: all buffers may stand behind files that wait.
  *
  * When the bytes do not come the connection is closed with a reset, and the reason -ENODATA: the
- * file has become shorter; -ENOBUFS: it must be read into a buffer, and there was none for 10 seconds,
- * or no queue node is free for that; or what reading it says, as -EIO.
+ * file has become shorter; -ENOBUFS: it must be read into a buffer, and there was none for 10
+ * seconds, or no queue node is free for that; or what reading it says, as -EIO.
  *
  * A connection that leaves its loop (berth_conn_detach, berth_conn_move) goes when the file and
  * what is queued behind it have gone; files are never handed over.

@@ -39,7 +39,14 @@ ways_bytes(uint32_t key, uint64_t position, size_t length)
 void
 ways_fill(void *data, size_t length, uint32_t key, uint64_t position)
 {
-    memcpy(data, ways_bytes(key, position, length), length);
+    unsigned char *bytes = data;
+    while (length > 0) {
+        const size_t part = length < WAYS_BYTES_MAX ? length : WAYS_BYTES_MAX;
+        memcpy(bytes, ways_bytes(key, position, part), part);
+        bytes += part;
+        position += part;
+        length -= part;
+    }
 }
 
 int
