@@ -85,7 +85,7 @@ report_figure_shown(const struct report_figure *figure)
 const char *
 report_figure_verdict(const struct report_figure *figure)
 {
-    if (isnan(figure->value.median))
+    if (!isfinite(figure->value.median))
         return "not measured";
     if (report_figure_shown(figure))
         return "PASS";

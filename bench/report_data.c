@@ -167,7 +167,7 @@ json_figures(const struct report *report, FILE *out)
         json_estimate(out, "value", &figure->value);
         fputs(", \"target\": ", out);
         json_number(out, figure->target);
-        const bool measured = !isnan(figure->value.median);
+        const bool measured = isfinite(figure->value.median);
         fprintf(out, ", \"met\": %s, \"shown\": %s}",
                 !measured                   ? "null"
                 : report_figure_met(figure) ? "true"

@@ -97,10 +97,15 @@ START_TEST(figures_are_judged)
     report_figure(&report, "b", "b", "ns", estimate_exact(2), false, 2);
     report_figure(&report, "c", "c", "ns", estimate_exact(1.99), true, 2);
     report_figure(&report, "d", "d", "ns", estimate_none(), true, 2);
+    report_figure(&report, "e", "e", "ns", estimate_exact(INFINITY), true, 2); /* over nothing */
     ck_assert_str_eq(report_figure_verdict(&report.figures[0]), "over");
     ck_assert_str_eq(report_figure_verdict(&report.figures[1]), "PASS");
     ck_assert_str_eq(report_figure_verdict(&report.figures[2]), "PASS");
     ck_assert_str_eq(report_figure_verdict(&report.figures[3]), "not measured");
+    ck_assert_str_eq(report_figure_verdict(&report.figures[4]), "not measured");
+    report.case_name = "figures";
+    write_as(JSON);
+    check_lacks("\"value\": null, \"target\": 2, \"met\": false");
 }
 END_TEST
 
