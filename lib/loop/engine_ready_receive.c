@@ -2,8 +2,8 @@
  * Receiving of the readiness engine: as much as there is, into pool buffers, until a connection has
  * had its share of the turn.
  *
- * The invariant: what is left unread is asked for again before the function returns, as the poller
- * may have told of it once and for all.
+ * The invariant: what is left unread is asked for again, or its event stands among those put by
+ * (SLOT_HELD), as the poller may have told of it once and for all.
  *
  * SPDX-License-Identifier: MIT
  */
