@@ -13,9 +13,6 @@
 #include "loop/pull.h"
 #include "loop/send.h"
 
-/** Who has received so much at once begins with a big read the next time. */
-#define BULK_BYTES (4 * (size_t)RECEIVE_BYTES)
-
 /** There is a lot: fewer, bigger reads, as far as the connection's share of the turn goes. */
 static enum berth_class
 bulk_class(const struct berth_loop *loop, size_t share_left)
@@ -40,8 +37,7 @@ ask_again(struct berth_loop *loop, struct berth_slot *slot)
 static size_t
 bulk_share(const struct berth_loop *loop)
 {
-    const size_t share = loop->options.fairness_bytes;
-    return ready_state(loop)->alone >= ALONE_TURNS ? share * SHARES_ALONE : share;
+    return (size_t)share_of_turn(loop->options.fairness_bytes, ready_state(loop)->alone);
 }
 
 /** The same as ready_receive below, by way of the connection's puller. */
@@ -65,9 +61,7 @@ static int
 hold(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
 {
     struct ready_engine *state = ready_state(loop);
-    if (state->held_go)
-        return 0;
-    if (state->bulk.company == 0 && !(slot->flags & SLOT_HELD))
+    if (state->held_go || (state->bulk.company == 0 && !(slot->flags & SLOT_HELD)))
         return 0;
     if (to_the_end)
         slot->flags |= SLOT_HELD_END;
@@ -138,28 +132,35 @@ ready_receive(struct berth_loop *loop, struct berth_slot *slot, int to_the_end)
         ready_receive_stop(loop, slot); /* it stands in the queue now: no need to be told again */
 }
 
-/** One whose event was put by. */
-static void
-receive_held(struct berth_loop *loop, berth_token token)
+/** Whose event was put by, and is not any more. NULL: it has gone meanwhile. */
+static struct berth_slot *
+take_held(struct berth_loop *loop, berth_token token, int *to_the_end)
 {
     struct berth_slot *slot = berth_table_find(loop->table, token);
     if (slot == NULL)
-        return; /* it has gone meanwhile */
-    const int to_the_end = slot->flags & SLOT_HELD_END;
+        return NULL;
+    *to_the_end = slot->flags & SLOT_HELD_END;
     slot->flags &= (uint8_t) ~(SLOT_HELD | SLOT_HELD_END);
-    ready_conn_event(loop, slot,
-                     POLLER_READABLE | (to_the_end ? POLLER_FINISHED | POLLER_WRITABLE : 0u));
+    return slot;
+}
+
+static void
+receive_held(struct berth_loop *loop, berth_token token)
+{
+    int to_the_end;
+    struct berth_slot *slot = take_held(loop, token, &to_the_end);
+    if (slot != NULL)
+        ready_conn_event(loop, slot,
+                         POLLER_READABLE | (to_the_end ? POLLER_FINISHED | POLLER_WRITABLE : 0u));
 }
 
 /** Gives an event back to the poller, which will tell of it again. */
 static void
 give_back(struct berth_loop *loop, berth_token token)
 {
-    struct berth_slot *slot = berth_table_find(loop->table, token);
-    if (slot == NULL)
-        return;
-    slot->flags &= (uint8_t) ~(SLOT_HELD | SLOT_HELD_END);
-    if (!(slot->state & CONN_RECEIVING))
+    int to_the_end;
+    struct berth_slot *slot = take_held(loop, token, &to_the_end);
+    if (slot == NULL || !(slot->state & CONN_RECEIVING))
         return; /* whoever starts it again asks as well */
     ask_again(loop, slot);
     conn_after_event(loop, slot);

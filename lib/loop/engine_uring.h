@@ -249,6 +249,17 @@ BERTH_COLD void uring_on_other_send(struct berth_loop *loop, struct berth_slot *
 
 /* ---- receiving: engine_uring_receive.c ------------------------------------------------------- */
 
+/** It receives in this turn. */
+static inline void
+uring_count_receiver(struct uring_engine *state, const struct berth_slot *slot)
+{
+    if (state->receiver != slot->index + 1) {
+        state->receiver = slot->index + 1;
+        state->receivers++;
+        state->receivers_of_bulk += (slot->flags & SLOT_BULK) != 0;
+    }
+}
+
 int uring_receive_start(struct berth_loop *loop, struct berth_slot *slot);
 void uring_receive_stop(struct berth_loop *loop, struct berth_slot *slot);
 void uring_on_receive(struct berth_loop *loop, struct berth_slot *slot,

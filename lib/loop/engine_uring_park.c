@@ -103,7 +103,6 @@ static void
 pull(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
 {
     struct uring_engine *state = uring_state(loop);
-    size_t share = loop->options.fairness_bytes;
     slot_cold(loop, slot)->pull_polls = 0;
     slot->state |= CONN_TODO; /* the poll request is posted again, or a receive */
     if (result < 0) {
@@ -111,17 +110,12 @@ pull(struct berth_loop *loop, struct berth_slot *slot, int32_t result)
             conn_failed(loop, slot, result);
         return;
     }
-    if (state->receiver != slot->index + 1) {
-        state->receiver = slot->index + 1;
-        state->receivers++;
-        state->receivers_of_bulk += (slot->flags & SLOT_BULK) != 0;
-    }
-    if (state->alone >= ALONE_TURNS)
-        share *= SHARES_ALONE;
+    uring_count_receiver(state, slot);
+    const uint64_t share = share_of_turn(loop->options.fairness_bytes, state->alone);
     /* What is left makes the next poll request end at once: no need to look for the end now. */
     const uint64_t before = loop->stats.received_bytes;
-    (void)pull_turn(loop, slot, share, 0);
-    if (loop->stats.received_bytes - before >= 4 * RECEIVE_BYTES)
+    (void)pull_turn(loop, slot, (size_t)share, 0);
+    if (loop->stats.received_bytes - before >= BULK_BYTES)
         slot->flags |= SLOT_BULK;
     else
         slot->flags &= (uint8_t)~SLOT_BULK;

@@ -23,8 +23,8 @@ uint32_t
 uring_receive_limit(const struct berth_loop *loop, const struct berth_slot *slot, uint64_t bytes)
 {
     const struct uring_engine *state = uring_state(loop);
-    if (slot->flags & SLOT_BULK && state->alone >= ALONE_TURNS)
-        bytes *= SHARES_ALONE;
+    if (slot->flags & SLOT_BULK)
+        bytes = share_of_turn(bytes, state->alone);
     if (bytes > BUNDLE_MAX * RECEIVE_BYTES)
         bytes = BUNDLE_MAX * RECEIVE_BYTES;
     if (slot->state & CONN_CREDIT && slot_cold(loop, slot)->credit < bytes)
@@ -360,11 +360,7 @@ uring_on_receive(struct berth_loop *loop, struct berth_slot *slot,
     const uint16_t id = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
     const int lane = slot->flags & SLOT_LANE;
     const int ended = !(flags & IORING_CQE_F_MORE);
-    if (state->receiver != slot->index + 1) {
-        state->receiver = slot->index + 1;
-        state->receivers++;
-        state->receivers_of_bulk += (slot->flags & SLOT_BULK) != 0;
-    }
+    uring_count_receiver(state, slot);
     if (result >= (int32_t)RECEIVE_BYTES)
         slot->flags |= SLOT_BULK;
     else if (result > 0 && !ended) /* the last one may be small because the limit was reached */

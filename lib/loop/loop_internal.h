@@ -270,6 +270,9 @@ struct berth_slot *conn_next_starved(struct berth_loop *loop);
 /** Bytes in a buffer of the class that is read into first (BERTH_CLASS_4K). */
 #define RECEIVE_BYTES 4096u
 
+/** Who has received so much at once, by calls of the loop's own, receives a lot (SLOT_BULK). */
+#define BULK_BYTES (4 * (size_t)RECEIVE_BYTES)
+
 /**
  * Reads once from the slot's descriptor, without waiting, into a pool buffer of that class, and
  * delivers. Returns the bytes read, 0 when there is no more for now: end, error, starved, or just

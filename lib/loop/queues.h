@@ -55,6 +55,13 @@ struct receive_buffer {
 #define SHARES_ALONE 16
 #define ALONE_TURNS 8
 
+/** What a connection may move in a turn that has been alone for so many. */
+static inline uint64_t
+share_of_turn(uint64_t share, uint32_t alone)
+{
+    return alone >= ALONE_TURNS ? share * SHARES_ALONE : share;
+}
+
 /**
  * Whose turn it is of those who receive a lot, as long as others are there who receive a little:
  * a turn has room for one share, and for one more by every four that wait, so that the others never
