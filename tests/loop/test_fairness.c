@@ -77,12 +77,32 @@ count_or_echo(struct berth_conn *conn, const struct berth_span *spans, unsigned 
         flooded[berth_token_index(berth_conn_token(conn)) % 64] += bytes;
 }
 
+/** Connects that many floods, and behind them one that will not flood. */
+static void
+floods_begin(struct rig *rig, const struct berth_loop_options *options,
+             const struct berth_handlers *handlers, int *clients, unsigned floods)
+{
+    rig_begin(rig, options, handlers, NULL);
+    for (unsigned i = 0; i <= floods; i++)
+        clients[i] = rig_client(rig);
+    RIG_UNTIL(rig, berth_loop_conns(rig->loop) == floods + 1, 100);
+}
+
+static void
+floods_end(struct rig *rig, const int *clients, unsigned floods)
+{
+    for (unsigned i = 0; i < floods; i++)
+        rig_reset(clients[i]); /* the loop need not swallow what they have sent */
+    rig_close_all(rig, &clients[floods], 1);
+    rig_end(rig);
+}
+
 /** One turn with all floods at the door; returns the bytes that it took in. */
 static uint64_t
-flooded_turn(const struct rig *rig, const int *clients)
+flooded_turn(const struct rig *rig, const int *clients, unsigned floods)
 {
     const uint64_t before = rig_stats(rig).received_bytes;
-    for (unsigned i = 0; i < FLOODS; i++)
+    for (unsigned i = 0; i < floods; i++)
         rig_flood(clients[i]);
     (void)rig_turn(rig, RIG_TURN_MS);
     return rig_stats(rig).received_bytes - before;
@@ -109,11 +129,8 @@ START_TEST(floods_take_turns_beside_others)
     struct rig rig;
     int clients[FLOODS + 1];
     rig_options(&options, engine, NULL);
-    rig_begin(&rig, &options, &handlers, NULL);
+    floods_begin(&rig, &options, &handlers, clients, FLOODS);
     const uint64_t share = options.fairness_bytes;
-    for (unsigned i = 0; i <= FLOODS; i++)
-        clients[i] = rig_client(&rig);
-    RIG_UNTIL(&rig, berth_loop_conns(rig.loop) == FLOODS + 1, 100);
     uint64_t most = 0;
     for (unsigned i = 0; i < 400; i++) {
         if (i == 20) { /* by now all are known for what they are */
@@ -123,7 +140,7 @@ START_TEST(floods_take_turns_beside_others)
         char byte = 'x';
         rig_write(clients[FLOODS], &byte, 1);
         for (unsigned k = 0; k < 2; k++) {
-            const uint64_t bytes = flooded_turn(&rig, clients);
+            const uint64_t bytes = flooded_turn(&rig, clients, FLOODS);
             most = bytes > most ? bytes : most;
         }
         ck_assert_int_eq(rig_read(clients[FLOODS], &byte, 1), 1);
@@ -133,12 +150,9 @@ START_TEST(floods_take_turns_beside_others)
     ck_assert_uint_le(most, bound);
     ck_assert_uint_ge(least_flooded(), 25);
     unsigned turns = 0; /* when nobody else is there any more, all go */
-    while (flooded_turn(&rig, clients) <= bound)
+    while (flooded_turn(&rig, clients, FLOODS) <= bound)
         ck_assert_uint_lt(++turns, 3000);
-    for (unsigned i = 0; i < FLOODS; i++)
-        rig_reset(clients[i]); /* the loop need not swallow what they have sent */
-    rig_close_all(&rig, &clients[FLOODS], 1);
-    rig_end(&rig);
+    floods_end(&rig, clients, FLOODS);
 }
 END_TEST
 
@@ -153,35 +167,25 @@ map_or_echo(struct berth_conn *conn, const struct berth_span *spans, unsigned n,
 }
 
 static void
-few_floods(const char *engine, const struct berth_handlers *handlers, unsigned shares)
+few_floods(const char *engine, const struct berth_handlers *handlers)
 {
     struct berth_loop_options options;
     struct rig rig;
     enum { FEW = 3 };
     int clients[FEW + 1];
     rig_options(&options, engine, NULL);
-    rig_begin(&rig, &options, handlers, NULL);
-    for (unsigned i = 0; i <= FEW; i++)
-        clients[i] = rig_client(&rig);
-    RIG_UNTIL(&rig, berth_loop_conns(rig.loop) == FEW + 1, 100);
+    floods_begin(&rig, &options, handlers, clients, FEW);
     for (unsigned i = 0; i < 400; i++) {
         char byte = 'x';
         if (i % 20 == 0)
             rig_write(clients[FEW], &byte, 1);
-        const uint64_t before = rig_stats(&rig).received_bytes;
-        for (unsigned k = 0; k < FEW; k++)
-            rig_flood(clients[k]);
-        (void)rig_turn(&rig, RIG_TURN_MS);
+        const uint64_t bytes = flooded_turn(&rig, clients, FEW);
         if (i > 60) /* a lane brings its limit twice */
-            ck_assert_uint_le(rig_stats(&rig).received_bytes - before,
-                              (uint64_t)shares * options.fairness_bytes);
+            ck_assert_uint_le(bytes, 5 * (uint64_t)options.fairness_bytes);
         if (i % 20 == 2)
             ck_assert_int_eq(rig_read(clients[FEW], &byte, 1), 1);
     }
-    for (unsigned i = 0; i < FEW; i++)
-        rig_reset(clients[i]);
-    rig_close_all(&rig, &clients[FEW], 1);
-    rig_end(&rig);
+    floods_end(&rig, clients, FEW);
 }
 
 START_TEST(few_floods_are_not_alone)
@@ -189,8 +193,8 @@ START_TEST(few_floods_are_not_alone)
     RIG_ENGINE_OR_RETURN(engine);
     static const struct berth_handlers handlers = {.data = count_or_echo};
     static const struct berth_handlers mapping = {.data = map_or_echo};
-    few_floods(engine, &handlers, 5);
-    few_floods(engine, &mapping, 5);
+    few_floods(engine, &handlers);
+    few_floods(engine, &mapping);
 }
 END_TEST
 
@@ -273,10 +277,7 @@ START_TEST(outer_loop_hears_of_floods_put_off)
     int clients[FLOODS + 1];
     rig_options(&options, engine, NULL);
     options.fairness_bytes = 16 * 1024;
-    rig_begin(&rig, &options, &handlers, NULL);
-    for (unsigned i = 0; i <= FLOODS; i++)
-        clients[i] = rig_client(&rig);
-    RIG_UNTIL(&rig, berth_loop_conns(rig.loop) == FLOODS + 1, 100);
+    floods_begin(&rig, &options, &handlers, clients, FLOODS);
     struct pollfd outer = {.fd = berth_loop_fd(rig.loop), .events = POLLIN};
     const int nests = strcmp(engine, "poll") != 0; /* that has no descriptor: it just turns */
     ck_assert_int_eq(outer.fd >= 0, nests);
